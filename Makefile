@@ -1,0 +1,47 @@
+# Every target makes the environment when it is missing or older than what it is made from.
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUN   := runs/demo
+
+# The first interpreter that starts and is new enough (a version manager's shim may exist and not start).
+PYTHON ?= $(shell for python in python3.11 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test test-full lint format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: $(STAMP) ## make the environment in .venv
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || \
+		{ echo "No Python 3.11 or newer found: install one, or name it with make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## run every edit of manifests/demo.yaml on the embedded model
+	$(BIN)/sparsedit edit manifests/demo.yaml -o $(RUN)
+	@echo "Pictures of every edit, sparse beside dense: $(RUN)/images/<case>/<variant>/"
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: lint ## lint, types and the fast tests
+	$(BIN)/pytest
+
+test-full: lint ## the same with the slow tests
+	$(BIN)/pytest -m "slow or not slow"
+
+clean: ## remove caches and builds (.venv and runs stay)
+	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

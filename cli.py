@@ -1,0 +1,3 @@
+from sparsedit.cli import main
+
+main()

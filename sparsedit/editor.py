@@ -1,0 +1,350 @@
+"""`SparseEditor`: edits of a picture that cost what they change.
+
+    editor = SparseEditor(pipe)
+    editor.record(original, prompt="a meadow under mountains")
+    result = editor.edit(edited)          # any number of times
+    result.image
+
+or, with nothing remembered between calls, `editor.alongside(original, edits, ...)`. The pipeline stays a stock
+diffusers one. Outside its mask a result equals, bit for bit, the picture being edited: the photo for `inpaint`,
+the original's own generated picture for `sdedit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from torch import Tensor
+
+from sparsedit.errors import CacheError, InputError, SettingsError
+from sparsedit.images import to_image, to_tensor
+from sparsedit.masks import difference, dilate, edit_ratio, feather
+from sparsedit.measure.clock import Clock
+from sparsedit.settings import POLICIES, MaskPolicy
+from sparsedit.sparse import ActivationCache, SitePyramid
+from sparsedit.stages import OnStep, Schedule, Stages
+from sparsedit.tasks.inpaint import inpaint
+from sparsedit.tasks.sdedit import sdedit
+from sparsedit.ways import Dense, Lockstep, Recording, Thin, Way
+
+Picture = Image.Image | Tensor
+"""An RGB image, or a float tensor [1, 3, H, W] in [-1, 1]."""
+
+BREAK_EVEN = 0.5
+"""Share of active latent sites from which a thin pass is no faster than a dense one."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """An original and how it is processed; every edit of it shares these."""
+
+    original: Tensor
+    prompt: str
+    negative: str
+    task: str
+    schedule: Schedule
+    seed: int
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One edit: an edited picture, a mask (bool [H, W]), or both, and its prompt when it differs."""
+
+    edited: Picture | None = None
+    mask: Tensor | None = None
+    prompt: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An edit made ready: what goes in, what is computed (`hole`) and what may change (`blend`)."""
+
+    picture: Tensor
+    prompt: str
+    hole: Tensor
+    blend: Tensor
+    sites: SitePyramid
+    edit_ratio: float
+    mask_source: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished edit.
+
+    `picture` is the composited result [1, 3, H, W] in [-1, 1], `generated` the decoder's output before that,
+    `mask` (bool [H, W]) where it may differ from the picture being edited. `way` is what really ran and `reason`
+    why, where that is not what was asked for. `clock` holds the seconds of the edit's own stages.
+    """
+
+    picture: Tensor
+    generated: Tensor
+    latents: Tensor | None
+    mask: Tensor
+    way: str
+    reason: str | None
+    plan: Plan
+    clock: Clock
+
+    @property
+    def image(self) -> Image.Image:
+        return to_image(self.picture)
+
+
+@dataclass
+class Recorded:
+    """What a recording left: the request, the original's own picture, one cache per stage, and its seconds."""
+
+    request: Request
+    picture: Tensor
+    clock: Clock
+    caches: dict[str, ActivationCache] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(cache.nbytes for cache in self.caches.values())
+
+
+class SparseEditor:
+    """Edits with a stock pipeline of the Stable Diffusion families, computing only what an edit changed.
+
+    `policy` says how an edit becomes a mask; `on_step(done, total)` is called after each denoising step.
+    """
+
+    def __init__(
+        self,
+        pipe: DiffusionPipeline,
+        *,
+        policy: MaskPolicy = POLICIES["tight"],
+        break_even: float = BREAK_EVEN,
+        on_step: OnStep = lambda done, total: None,
+    ) -> None:
+        self.stages = Stages(pipe)
+        self.policy = policy
+        self.break_even = break_even
+        self.on_step = on_step
+        self.recorded: Recorded | None = None
+
+    def request(
+        self,
+        original: Picture,
+        *,
+        prompt: str = "",
+        negative_prompt: str = "",
+        task: str = "sdedit",
+        steps: int = 20,
+        strength: float = 0.7,
+        guidance: float = 5.0,
+        seed: int = 0,
+    ) -> Request:
+        """Check and bundle what all edits of an original share.
+
+        Raises InputError for a size the model cannot take, SettingsError for an unknown task or a schedule
+        without a step.
+        """
+        if task not in ("sdedit", "inpaint"):
+            raise SettingsError(f"unknown task {task!r}; known: sdedit, inpaint")
+        if task == "sdedit" and self.stages.channels != 4:
+            raise SettingsError("sdedit needs a UNet of 4 channels; this is an inpainting model: use task inpaint")
+        picture = as_tensor(original)
+        self.stages.check_size(*picture.shape[-2:])
+        return Request(picture, prompt, negative_prompt, task, Schedule(steps, strength, guidance), seed)
+
+    def record(self, original: Picture, **settings: str | int | float) -> Image.Image:
+        """Run the original densely and remember it; settings as `request`. Returns its own generated picture."""
+        return to_image(self.record_request(self.request(original, **settings)).picture)  # type: ignore[arg-type]
+
+    def record_request(self, request: Request) -> Recorded:
+        """`record` for a request already made; what was recorded before is forgotten."""
+        self.recorded = None
+        recorded = Recorded(request, request.original, Clock(self.stages.device))
+        self._time_text(recorded.clock, request, request.prompt)
+        way = Recording(recorded.clock, recorded.caches)
+        recorded.picture, _ = self._run(way, request, [self._whole(request)])
+        self.recorded = recorded
+        return recorded
+
+    def edit(self, edited: Picture | None = None, *, mask: Tensor | None = None, prompt: str | None = None) -> Result:
+        """A warm edit of the recorded original: thin passes only.
+
+        Raises CacheError when nothing was recorded, InputError when the edit does not fit the original.
+        """
+        if self.recorded is None:
+            raise CacheError("nothing was recorded; call record(original, prompt=...) before edit()")
+        request = self.recorded.request
+        plan = self.plan(request, Edit(edited, mask, prompt))
+        if plan.sites.empty:
+            return self._untouched(plan, request)
+        base = self._base(request, self.recorded.picture)
+        reason = self._too_large(plan)
+        if reason:
+            return self._dense(request, plan, base, reason)
+        clock = Clock(self.stages.device)
+        self._time_text(clock, request, plan.prompt)
+        generated, latents = self._run(Thin(clock, self.recorded.caches, plan.sites), request, [plan])
+        return self._result(plan, base, generated, latents, "warm", None, clock)
+
+    def alongside(self, request: Request, edits: Sequence[Edit]) -> tuple[Recorded, list[Result]]:
+        """The original and its edits in one batch, with the memory of one step.
+
+        Returns the original's own run (its clock is the dense part) and a result for every edit, in order. Edits
+        without a difference, and those so large that dense is faster, are left out of the batch.
+        """
+        plans = [self.plan(request, edit) for edit in edits]
+        thin = [plan for plan in plans if not plan.sites.empty and not self._too_large(plan)]
+        clocks = [Clock(self.stages.device) for _ in range(1 + len(thin))]
+        whole = Recorded(request, request.original, clocks[0])
+        if all(plan.sites.empty for plan in plans):
+            return whole, [self._untouched(plan, request) for plan in plans]
+        for clock, prompt in zip(clocks, [request.prompt, *(plan.prompt for plan in thin)], strict=True):
+            self._time_text(clock, request, prompt)
+        way = Lockstep(clocks, [plan.sites for plan in thin])
+        generated, latents = self._run(way, request, [self._whole(request), *thin])
+        whole.picture, whole.caches = generated[:1], way.caches
+        base = self._base(request, whole.picture)
+        rows = {id(plan): row for row, plan in enumerate(thin, 1)}
+        results = []
+        for plan in plans:
+            row = rows.get(id(plan))
+            if plan.sites.empty:
+                results.append(self._untouched(plan, request))
+            elif row is None:
+                results.append(self._dense(request, plan, base, self._too_large(plan)))
+            else:
+                one = slice(row, row + 1)
+                results.append(self._result(plan, base, generated[one], latents[one], "alongside", None, clocks[row]))
+        return whole, results
+
+    def dense(self, request: Request, edit: Edit, original: Tensor | None = None) -> Result:
+        """The dense edit, for comparison: the stock pipeline on the edited picture, text encoding included.
+
+        For `inpaint` the result keeps the photo outside the mask; for `sdedit` it is the whole generated picture,
+        or, with the `original`'s own picture given, that one outside the mask.
+        """
+        plan = self.plan(request, edit)
+        base = request.original if request.task == "inpaint" else original
+        self.stages.forget_texts()
+        return self._dense(request, plan, base, None)
+
+    def plan(self, request: Request, edit: Edit) -> Plan:
+        """What an edit changes: its mask, the sites that follow, and the picture that goes in."""
+        original, task = request.original, request.task
+        edited = None if edit.edited is None else as_tensor(edit.edited)
+        if edited is not None and edited.shape != original.shape:
+            raise InputError(_size_sentence("the edited picture", edited.shape[-2:], original))
+        if edit.mask is not None and edit.mask.shape != original.shape[-2:]:
+            raise InputError(_size_sentence("the mask", edit.mask.shape, original))
+        if edited is None and (task == "sdedit" or edit.mask is None):
+            needed = "an edited picture" if task == "sdedit" else "a mask, or an edited picture whose difference is one"
+            raise InputError(f"{task} needs {needed}")
+        if edit.mask is not None:
+            changed = edit.mask
+        else:
+            assert edited is not None
+            changed = difference(original, edited, self.policy.threshold)
+        picture = original if edited is None else torch.where(changed, edited, original) if edit.mask is not None else edited
+        hole = dilate(changed, self.policy.grow)
+        return Plan(
+            picture=picture,
+            prompt=request.prompt if edit.prompt is None else edit.prompt,
+            hole=hole,
+            blend=hole if edit.mask is None else changed,
+            sites=SitePyramid.from_mask(hole, level_dilation=self.policy.level_dilation),
+            edit_ratio=edit_ratio(changed),
+            mask_source="difference" if edit.mask is None else "user",
+        )
+
+    def _run(self, way: Way, request: Request, plans: Sequence[Plan]) -> tuple[Tensor, Tensor]:
+        """Run the request's task on the plans' pictures in one batch -> generated pictures and their latents."""
+        pictures = torch.cat([plan.picture for plan in plans])
+        prompts = [plan.prompt for plan in plans]
+        common = (prompts, request.negative, request.schedule, request.seed, self.on_step)
+        with torch.inference_mode():
+            if request.task == "inpaint":
+                holes = torch.stack([self._latent_hole(plan) for plan in plans])
+                generated, latents = inpaint(self.stages, way, pictures, holes, *common)
+            else:
+                generated, latents = sdedit(self.stages, way, pictures, *common)
+        return generated.cpu(), latents
+
+    def _latent_hole(self, plan: Plan) -> Tensor:
+        """The hole [1, H, W] in whole latent cells, so that pipelines and sites mean the same cells."""
+        height, width = plan.hole.shape
+        if plan.sites.empty:
+            return torch.zeros(1, height, width)
+        level = plan.sites.level(self.stages.latent_size(height, width))
+        cells = (level.position >= 0).view(level.size).float()
+        return cells.repeat_interleave(self.stages.scale, 0).repeat_interleave(self.stages.scale, 1)[None]
+
+    def _whole(self, request: Request) -> Plan:
+        """The original as a plan in which nothing changes."""
+        nothing = torch.zeros(request.original.shape[-2:], dtype=torch.bool)
+        return Plan(request.original, request.prompt, nothing, nothing, SitePyramid(nothing), 0.0, "none")
+
+    def _too_large(self, plan: Plan) -> str | None:
+        size = self.stages.latent_size(*plan.hole.shape)
+        share = plan.sites.fraction(size)
+        if share <= self.break_even:
+            return None
+        return (
+            f"the edit reaches {share:.0%} of the latent sites; from {self.break_even:.0%} on a dense pass is faster, "
+            "so the edit ran dense"
+        )
+
+    def _base(self, request: Request, generated: Tensor) -> Tensor:
+        return request.original if request.task == "inpaint" else generated
+
+    def _dense(self, request: Request, plan: Plan, base: Tensor | None, reason: str | None) -> Result:
+        clock = Clock(self.stages.device)
+        self._time_text(clock, request, plan.prompt)
+        generated, latents = self._run(Dense(clock), request, [plan])
+        return self._result(plan, generated if base is None else base, generated, latents, "dense", reason, clock)
+
+    def _result(
+        self, plan: Plan, base: Tensor, generated: Tensor, latents: Tensor, way: str, reason: str | None, clock: Clock
+    ) -> Result:
+        picture = composite(base, generated, plan.blend, self.policy.feather)
+        return Result(picture, generated, latents, plan.blend, way, reason, plan, clock)
+
+    def _untouched(self, plan: Plan, request: Request) -> Result:
+        what = "the mask is empty" if plan.mask_source == "user" else (
+            f"nothing differs from the original by more than {self.policy.threshold:g}"
+        )
+        original = request.original
+        reason = f"{what}; the original is returned"
+        return Result(original, original, None, plan.blend, "none", reason, plan, Clock(self.stages.device))
+
+    def _time_text(self, clock: Clock, request: Request, prompt: str) -> None:
+        """Encode a prompt under the clock, unless its embeddings are at hand."""
+        if self.stages.knows_text(prompt, request.negative, request.schedule):
+            return
+        with torch.inference_mode(), clock.stage("text"):
+            self.stages.text([prompt], request.negative, request.schedule)
+
+
+def composite(base: Tensor, generated: Tensor, mask: Tensor, feather_px: int) -> Tensor:
+    """`generated` where the mask (bool [H, W]) is, blended over `feather_px` at its inner border, else `base`.
+
+    Outside the mask the result's bits are those of `base`.
+    """
+    if not feather_px:
+        return torch.where(mask, generated, base)
+    alpha = feather(mask, feather_px)
+    return torch.where(mask, base + alpha * (generated - base), base)
+
+
+def as_tensor(picture: Picture) -> Tensor:
+    """A picture as a float tensor [1, 3, H, W] in [-1, 1]. Raises InputError for a tensor of another kind."""
+    if isinstance(picture, Image.Image):
+        return to_tensor(picture)
+    if picture.ndim != 4 or picture.shape[:2] != (1, 3) or not picture.is_floating_point():
+        raise InputError(f"a picture must be a float tensor [1, 3, H, W] in [-1, 1], not {list(picture.shape)}")
+    return picture.float()
+
+
+def _size_sentence(what: str, size: Sequence[int], original: Tensor) -> str:
+    return f"{what} is {size[1]}x{size[0]}, the original {original.shape[3]}x{original.shape[2]}; they must be the same"

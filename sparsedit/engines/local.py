@@ -1,0 +1,269 @@
+"""Run jobs in this process, one after the other: edits, their dense counterparts, scores, pictures, records.
+
+A record is appended when its pictures are on the disk. A job that fails for a reason the user can understand leaves
+records that say so, and the run goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from torch import Tensor
+
+from sparsedit.editor import Edit, Recorded, Request, Result, SparseEditor, as_tensor
+from sparsedit.errors import InputError, SparseditError
+from sparsedit.images import load_image, save_image, to_image
+from sparsedit.jobs import Job
+from sparsedit.manifest import Variant
+from sparsedit.masks import load_mask
+from sparsedit.measure.clock import Clock
+from sparsedit.measure.memory import peak_bytes
+from sparsedit.measure.twin import Twin
+from sparsedit.metrics.fidelity import fidelity
+from sparsedit.records import SCHEMA, STAGES, Record, append_record, stage_entry
+from sparsedit.runs import RunFolder
+
+LPIPS_MISSING = "needs the weights of its backbone, which are not part of this package"
+
+
+class Watch(Protocol):
+    """Who is told how far a run has come."""
+
+    def begin(self, label: str, steps: int) -> None:
+        """A pass over `steps` denoising steps begins."""
+
+    def step(self) -> None:
+        """One step of it is done."""
+
+    def finished(self, record: Record) -> None:
+        """A record has been written."""
+
+
+def check_inputs(jobs: Sequence[Job]) -> None:
+    """Open every picture and mask of the jobs and compare their sizes; raises InputError for the first misfit."""
+    for job in jobs:
+        original = load_image(job.case.original)
+        for variant in job.variants:
+            edited = original if variant.edited is None else load_image(variant.edited)
+            if edited.size != original.size:
+                raise InputError(
+                    f"{variant.edited} is {edited.width}x{edited.height}, its original {job.case.original} "
+                    f"{original.width}x{original.height}; they must be the same"
+                )
+            if variant.mask is not None:
+                load_mask(variant.mask, original.size)
+
+
+def total_steps(jobs: Sequence[Job]) -> int:
+    """Denoising steps that a watcher will be told of, all jobs together, as far as can be said beforehand."""
+    return sum(job.settings.calls * _passes(job) for job in jobs)
+
+
+def run_jobs(
+    jobs: Sequence[Job], pipe: DiffusionPipeline, model: str, folder: RunFolder, watch: Watch, suite: str
+) -> Iterator[Record]:
+    """Run the jobs in order; every record is yielded after it was written."""
+    runner = _Runner(pipe, model, folder, watch, suite)
+    for job in jobs:
+        try:
+            yield from runner.run(job)
+        except SparseditError as error:
+            for variant in job.variants:
+                yield runner.write(job, variant, runner.failed(job, variant, str(error)))
+
+
+def _passes(job: Job) -> int:
+    edits = 1 if job.settings.way == "alongside" else 1 + len(job.variants)
+    return edits + (len(job.variants) if job.settings.dense else 0)
+
+
+class _Runner:
+    """One pipeline and the folder its results go to."""
+
+    def __init__(self, pipe: DiffusionPipeline, model: str, folder: RunFolder, watch: Watch, suite: str) -> None:
+        self.pipe = pipe
+        self.model = model
+        self.folder = folder
+        self.watch = watch
+        self.suite = suite
+        self.twins: dict[tuple[int, int, int], Twin] = {}
+
+    def run(self, job: Job) -> Iterator[Record]:
+        settings = job.settings
+        editor = SparseEditor(
+            self.pipe, policy=settings.mask_policy(), on_step=lambda _done, _total: self.watch.step()
+        )
+        original = load_image(job.case.original)
+        request = editor.request(
+            original,
+            prompt=job.case.prompt,
+            negative_prompt=settings.negative_prompt,
+            task=settings.task,
+            steps=settings.steps or 0,
+            strength=settings.strength or 0.0,
+            guidance=settings.guidance or 0.0,
+            seed=job.seed,
+        )
+        edits = [_edit(variant, original) for variant in job.variants]
+        for variant, edit, (whole, result) in zip(
+            job.variants, edits, self._edited(editor, request, job, edits), strict=True
+        ):
+            dense = self._dense(editor, request, job, variant, edit, whole) if settings.dense else None
+            self._save(job, variant, request, result, dense)
+            yield self.write(job, variant, self._record(editor, job, variant, request, whole, result, dense))
+
+    def write(self, job: Job, variant: Variant, record: Record) -> Record:
+        append_record(self.folder.records, record)
+        self.watch.finished(record)
+        return record
+
+    def failed(self, job: Job, variant: Variant, reason: str) -> Record:
+        record = self._head(job, variant)
+        return record | {"status": "failed", "reason": reason, "stages": {}, "fidelity": None, "quality": None}
+
+    def _edited(
+        self, editor: SparseEditor, request: Request, job: Job, edits: list[Edit]
+    ) -> Iterator[tuple[Recorded, Result]]:
+        calls = request.schedule.calls
+        if job.settings.way == "alongside":
+            self.watch.begin(f"{job.case.id}: original and {len(edits)} edits alongside", calls)
+            whole, results = editor.alongside(request, edits)
+            yield from ((whole, result) for result in results)
+            return
+        self.watch.begin(f"{job.case.id}: recording the original", calls)
+        whole = editor.record_request(request)
+        for variant, edit in zip(job.variants, edits, strict=True):
+            self.watch.begin(f"{job.case.id}/{variant.id}: edit", calls)
+            yield whole, editor.edit(edit.edited, mask=edit.mask, prompt=edit.prompt)
+
+    def _dense(
+        self, editor: SparseEditor, request: Request, job: Job, variant: Variant, edit: Edit, whole: Recorded
+    ) -> Result:
+        self.watch.begin(f"{job.case.id}/{variant.id}: dense, for comparison", request.schedule.calls)
+        return editor.dense(request, edit)
+
+    def _save(self, job: Job, variant: Variant, request: Request, result: Result, dense: Result | None) -> None:
+        folder = self.folder.images(job.case.id, variant.id)
+        pictures = {
+            "original": to_image(request.original),
+            "edited": to_image(result.plan.picture),
+            "mask": Image.fromarray(result.mask.numpy().astype(np.uint8) * 255),
+            "sparse": result.image,
+        }
+        if dense is not None:
+            pictures["dense"] = dense.image
+            pictures["heat"] = heat(result.picture, dense.picture)
+        for name, picture in pictures.items():
+            save_image(picture, folder / f"{name}.png")
+
+    def _record(
+        self,
+        editor: SparseEditor,
+        job: Job,
+        variant: Variant,
+        request: Request,
+        whole: Recorded,
+        result: Result,
+        dense: Result | None,
+    ) -> Record:
+        mask = result.mask.numpy()
+        ran_dense = result.way == "dense"
+        base = request.original if request.task == "inpaint" or result.way == "none" else whole.picture
+        return self._head(job, variant) | {
+            "status": "ok",
+            "reason": result.reason,
+            "way": result.way,
+            "mask_source": result.plan.mask_source,
+            "edit_ratio": result.plan.edit_ratio,
+            "size": [request.original.shape[3], request.original.shape[2]],
+            "steps_run": request.schedule.calls,
+            "stages": self._stages(editor, request, whole, result, dense),
+            "total": {
+                "dense_s": dense.clock.total if dense else None,
+                "record_s": whole.clock.total,
+                "sparse_s": result.clock.total,
+            },
+            "memory": {"peak_bytes": peak_bytes(editor.stages.device), "cache_bytes": _cache_bytes(whole)},
+            "fidelity": (fidelity(result.image, dense.image, mask) if dense and not ran_dense else None),
+            "outside_equal": bool(torch.equal(result.picture[..., ~result.mask], base[..., ~result.mask])),
+            "quality": None,
+            "missing": {"lpips": LPIPS_MISSING} if dense else {},
+        }
+
+    def _head(self, job: Job, variant: Variant) -> Record:
+        settings = job.settings
+        return {
+            "schema": SCHEMA,
+            "id": job.record_id(variant, self.model),
+            "case": job.case.id,
+            "variant": variant.id,
+            "suite": self.suite,
+            "edit_type": variant.edit_type,
+            "model": self.model,
+            "task": settings.task,
+            "way": settings.way,
+            "policy": settings.policy,
+            "prompt": job.case.prompt,
+            "edit_prompt": variant.prompt,
+            "prompt_changed": variant.prompt != job.case.prompt,
+            "device": str(self.pipe.device),
+            "dtype": str(self.pipe.dtype).removeprefix("torch."),
+            "total": {"dense_s": None, "record_s": None, "sparse_s": None},
+        }
+
+    def _stages(
+        self, editor: SparseEditor, request: Request, whole: Recorded, result: Result, dense: Result | None
+    ) -> dict[str, Any]:
+        twin = self._twin(editor, request)
+        texts = editor.stages.texts_per_prompt(request.negative, request.schedule)
+        calls = {"text": texts, "encoder": 1, "unet": request.schedule.calls, "decoder": 1}
+        stages: dict[str, Any] = {}
+        for stage in STAGES:
+            cost = twin.dense(stage)
+            dense_clock = dense.clock if dense else result.clock if result.way == "dense" else None
+            entry = {"dense": _entry(dense_clock, stage, cost.macs, cost.attention_macs, calls[stage])}
+            entry["record"] = _entry(whole.clock, stage, cost.macs, cost.attention_macs, calls[stage])
+            if result.way in ("warm", "alongside"):
+                thin = twin.thin(stage, result.plan.sites)
+                entry["sparse"] = _entry(result.clock, stage, thin.macs, thin.attention_macs, calls[stage])
+            stages[stage] = entry
+        return stages
+
+    def _twin(self, editor: SparseEditor, request: Request) -> Twin:
+        height, width = request.original.shape[-2:]
+        batch = 2 if request.schedule.guided else 1
+        key = (height, width, batch)
+        if key not in self.twins:
+            self.twins[key] = Twin(editor.stages, height, width, batch)
+        return self.twins[key]
+
+
+def heat(a: Tensor, b: Tensor) -> Image.Image:
+    """Where two pictures [1, 3, H, W] in [-1, 1] differ: black 0, white a difference of 1/4 of the range or more."""
+    difference = (a - b).abs().amax(1)[0] / 0.5
+    return Image.fromarray((difference.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
+
+
+def _entry(clock: Clock | None, stage: str, macs: int, attention_macs: int, calls: int) -> dict[str, Any] | None:
+    """A stage of a pass, for all its calls; a pass that did not run has none, a stage it did not need is empty."""
+    if clock is None:
+        return None
+    seconds = list(clock.samples.get(stage, ()))
+    if not seconds:
+        return stage_entry(0, 0, [], 0)
+    return stage_entry(macs * calls, attention_macs * calls, seconds, calls)
+
+
+def _edit(variant: Variant, original: Image.Image) -> Edit:
+    edited = None if variant.edited is None else as_tensor(load_image(variant.edited))
+    mask = None if variant.mask is None else load_mask(variant.mask, original.size)
+    return Edit(edited, mask, variant.prompt)
+
+
+def _cache_bytes(whole: Recorded) -> int:
+    return sum(max(cache.nbytes, cache.peak_bytes) for cache in whole.caches.values())

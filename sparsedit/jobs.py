@@ -1,0 +1,82 @@
+"""From a manifest to work: which variants of a case run together, under which settings.
+
+Variants of one case that share everything but picture, mask and prompt share one run of the original, and are one
+`Job`. Knows no models: a plan can be made, printed and checked without torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sparsedit.errors import ManifestError, SettingsError
+from sparsedit.manifest import Case, Manifest, Variant
+from sparsedit.settings import Settings, resolve
+
+
+@dataclass(frozen=True)
+class Job:
+    """One original and the variants of it that are edited under the same settings."""
+
+    case: Case
+    variants: tuple[Variant, ...]
+    settings: Settings
+
+    @property
+    def seed(self) -> int:
+        return case_seed(self.settings.seed, self.case.id)
+
+    def record_id(self, variant: Variant, model: str) -> str:
+        """Hash of case, variant and configuration: the same work has the same id in every run."""
+        what = {
+            "case": self.case.id,
+            "variant": variant.id,
+            "prompts": [self.case.prompt, variant.prompt],
+            "model": model,
+            "settings": self.settings.model_dump(exclude={"device"}),
+        }
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def plan_jobs(
+    manifest: Manifest, preset_defaults: Mapping[str, Any], config: Mapping[str, Any], flags: Mapping[str, Any]
+) -> list[Job]:
+    """The manifest's work in its order, settings resolved: preset < manifest < case < variant < config < flags.
+
+    Raises ManifestError for settings that contradict each other, naming case and variant.
+    """
+    return [job for case in manifest.cases for job in _jobs_of(case, manifest, preset_defaults, config, flags)]
+
+
+def case_seed(seed: int, case_id: str) -> int:
+    """The seed of a case's noise: of `seed` and the case's id alone, not of order, shard, batch or device."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{case_id}".encode()).digest()[:8], "big") >> 1
+
+
+def _jobs_of(
+    case: Case,
+    manifest: Manifest,
+    preset_defaults: Mapping[str, Any],
+    config: Mapping[str, Any],
+    flags: Mapping[str, Any],
+) -> Iterator[Job]:
+    groups: dict[Settings, list[Variant]] = {}
+    for variant in case.variants:
+        settings = resolve(preset_defaults, manifest.defaults, case.settings, variant.settings, config, flags)
+        _check(case, variant, settings)
+        groups.setdefault(settings, []).append(variant)
+    for settings, variants in groups.items():
+        yield Job(case, tuple(variants), settings)
+
+
+def _check(case: Case, variant: Variant, settings: Settings) -> None:
+    where = f"case {case.id!r}, variant {variant.id!r}"
+    if settings.task == "sdedit" and variant.edited is None:
+        raise ManifestError(f"{where}: task sdedit needs an edited picture (inpaint needs a mask alone)")
+    if settings.task == "inpaint" and variant.mask is None:
+        raise ManifestError(f"{where}: task inpaint needs a mask")
+    if settings.steps is None or settings.strength is None or settings.guidance is None:
+        raise SettingsError(f"{where}: this model has no preset, so steps, strength and guidance must be given")

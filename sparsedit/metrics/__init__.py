@@ -1,0 +1,1 @@
+"""How alike two pictures are. Knows arrays, no models and no runs."""

@@ -1,0 +1,75 @@
+"""Records: one JSON object per case, variant and configuration, the only source of tables and reports.
+
+A record holds what was measured, raw, and nothing derived that a table can compute. Values that do not exist are
+null, never NaN. Lines are appended whole and fsynced one by one, so a run that dies loses the case in hand alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from sparsedit.errors import InputError
+
+SCHEMA = 1
+STAGES = ("text", "encoder", "unet", "decoder")
+
+Record = dict[str, Any]
+
+
+def stage_entry(macs: int | None, attention_macs: int | None, seconds: list[float], calls: int) -> dict[str, Any]:
+    """One stage of one pass: multiply-adds of all its calls, raw seconds, and how many calls it made."""
+    return {"macs": macs, "attention_macs": attention_macs, "seconds": seconds, "calls": calls}
+
+
+def append_record(path: Path, record: Record) -> None:
+    """Append one record as one line and wait until the disk has it.
+
+    Raises ValueError for NaN or infinity in a record (a bug), InputError when the file cannot be written.
+    """
+    line = json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n"
+    try:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(line)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror})") from error
+
+
+def read_records(path: Path) -> list[Record]:
+    """All records of a run, in order. Raises InputError naming the line that is not a record of this schema."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; a run's folder holds a records.jsonl")
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}, line {number}: not a record ({error.msg})") from error
+        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+            raise InputError(f"{path}, line {number}: not a record of schema {SCHEMA}")
+        records.append(record)
+    return records
+
+
+def pass_seconds(record: Record, kind: str) -> float | None:
+    """Seconds of a record's dense or sparse pass over all stages; None when that pass did not run."""
+    seconds = record["total"][f"{kind}_s"]
+    return seconds if seconds is None or math.isfinite(seconds) else None
+
+
+def speedup(record: Record) -> float | None:
+    """Dense seconds over the edit's own seconds (its n-th edit); None where one of them did not run."""
+    dense, sparse = pass_seconds(record, "dense"), pass_seconds(record, "sparse")
+    return dense / sparse if dense and sparse else None
+
+
+def macs_ratio(record: Record, stage: str = "unet") -> float | None:
+    """Dense over sparse multiply-adds of one stage (convolutions and linears); None where either is unknown."""
+    passes = record["stages"].get(stage, {})
+    dense, sparse = (passes.get(kind, {}).get("macs") for kind in ("dense", "sparse"))
+    return dense / sparse if dense and sparse else None

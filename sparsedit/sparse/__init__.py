@@ -1,0 +1,16 @@
+"""The sparse engine: run a diffusion model densely once, then only on the sites an edit touches.
+
+    cache = ActivationCache()
+    with record(unet, cache):
+        y0 = unet(x0, t, context).sample
+    with sparse(unet, cache, SitePyramid.from_mask(mask)):
+        y1 = unet(x1, t, context).sample
+
+Knows torch and the leaves of diffusers' blocks; knows no pipeline, no scheduler and no task.
+"""
+
+from sparsedit.sparse.cache import ActivationCache
+from sparsedit.sparse.sites import SitePyramid
+from sparsedit.sparse.swap import alongside, record, sparse
+
+__all__ = ["ActivationCache", "SitePyramid", "alongside", "record", "sparse"]

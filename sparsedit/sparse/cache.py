@@ -1,0 +1,131 @@
+"""What a dense pass on the original leaves behind for the thin passes of its edits.
+
+An `ActivationCache` is a list of steps, one per call of the model; a `Step` holds the remembered tensors of each
+leaf by name. Cross-attention's keys and values depend on the prompt alone and are kept once (`TextMemory`). Where
+the tensors live is decided here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sparsedit.errors import CacheError
+from sparsedit.sparse.sites import Size
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one leaf remembers of one step: rows or statistics, and the size of the map they came from."""
+
+    tensors: tuple[Tensor, ...]
+    size: Size
+    grid: Size | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+
+@dataclass
+class Step:
+    """One recorded call of the model."""
+
+    size: Size
+    batch: int
+    dtype: torch.dtype
+    device: torch.device
+    timestep: Tensor | None = None
+    leaves: dict[str, Memory] = field(default_factory=dict)
+    outputs: list[Tensor] = field(default_factory=list)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(memory.nbytes for memory in self.leaves.values()) + sum(out.nbytes for out in self.outputs)
+
+
+@dataclass
+class TextMemory:
+    """Keys and values of cross-attention, once per prompt.
+
+    A prompt is recognised by its hidden states: a tensor object seen before, or one equal to it (compared once per
+    object, which on a GPU is one synchronisation per edit). A `child` knows all its parent knows and keeps what is
+    new to itself, so that the prompts of an edit go when the edit is done.
+    """
+
+    texts: list[tuple[Tensor, int, int]] = field(default_factory=list)
+    projected: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    prompts: int = 0
+
+    def child(self) -> TextMemory:
+        return TextMemory(list(self.texts), dict(self.projected), self.prompts)
+
+    def find(self, text: Tensor) -> int:
+        """The number of a prompt [B, L, D], a new one when it was not seen before."""
+        for known, version, number in self.texts:
+            if known is text and version == _version(text):
+                return number
+        kept = ((known, number) for known, version, number in self.texts if version == _version(known))
+        equal = (number for known, number in kept if _equal(known, text))
+        number = next(equal, self.prompts)
+        self.prompts = max(self.prompts, number + 1)
+        self.texts.append((text, _version(text), number))
+        return number
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.projected.values())
+
+
+class ActivationCache:
+    """Remembered activations of one original over one schedule, filled by `record` and read by `sparse`."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.texts = TextMemory()
+        self.peak_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self.steps)
+
+    def step(self, number: int) -> Step:
+        """The n-th recorded call; CacheError when the edit makes more calls than were recorded."""
+        if not self.steps:
+            raise CacheError("nothing was recorded in this cache; run the original inside record(model, cache) first")
+        if number >= len(self.steps):
+            raise CacheError(
+                f"call {number + 1} has no recorded step: the original was recorded over {len(self.steps)} "
+                "(use the same steps and strength for both)"
+            )
+        return self.steps[number]
+
+    def append(self, step: Step) -> None:
+        """Remember one more call."""
+        self.steps.append(step)
+        self.peak_bytes = max(self.peak_bytes, self.nbytes)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.steps.clear()
+        self.texts = TextMemory()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, all steps and prompts together."""
+        return sum(step.nbytes for step in self.steps) + self.texts.nbytes
+
+
+def _version(text: Tensor) -> int:
+    """Counts the writes in place to a tensor: a buffer filled with another prompt is another prompt."""
+    return 0 if text.is_inference() else text._version
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    same_kind = a.shape == b.shape and a.dtype == b.dtype and a.device == b.device
+    return same_kind and not a.is_meta and torch.equal(a, b)

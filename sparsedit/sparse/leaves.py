@@ -1,0 +1,256 @@
+"""The leaves that look across pixels, each with what it remembers of a dense pass and how it runs on a thin image.
+
+Everything else in a diffusion model is point-wise and runs on `[B, C, N, 1]` as it is. A leaf owns one module; its
+`record` is the module's own dense forward plus a note in the step, its `thin` computes the active sites alone.
+
+| leaf          | remembers            | thin                                                             |
+|---------------|----------------------|------------------------------------------------------------------|
+| Convolution   | its input map        | rows of active sites and their halo, one gather, one product     |
+| UpSampling    | its (small) input    | the same, through the parents of nearest up-sampling             |
+| GroupNorm     | scale and shift      | one fused multiply-add                                           |
+| SelfKeyValue  | K or V of all tokens | those of the active tokens written over them                     |
+| TextKeyValue  | K or V, per prompt   | nothing                                                          |
+
+Queries need no leaf: on a thin image only active tokens ask. The attention processors stay the model's own.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sparsedit.errors import EngineError
+from sparsedit.sparse.cache import Memory, Step, TextMemory
+from sparsedit.sparse.rows import map_rows, thin, thin_rows
+from sparsedit.sparse.sites import SitePyramid, Size, Window
+
+
+@dataclass
+class Call:
+    """One call of the model: the step it writes or reads, and for a thin one the sites.
+
+    `resolution` is the size of the map that the last spatial leaf of a dense pass produced; attention, which sees
+    tokens only, learns its geometry from it.
+    """
+
+    step: Step
+    texts: TextMemory
+    sites: SitePyramid | None = None
+    resolution: Size = (0, 0)
+    runs: Counter[str] = field(default_factory=Counter)
+
+    def remember(self, name: str, memory: Memory) -> None:
+        self.step.leaves[self._run(name)] = memory
+
+    def recall(self, name: str) -> Memory:
+        run = self._run(name)
+        if run not in self.step.leaves:
+            raise EngineError(f"{run} did not run when the original was recorded; record and edit the same way")
+        return self.step.leaves[run]
+
+    def _run(self, name: str) -> str:
+        """The key of a leaf's next run: a module used twice in one call is `name`, then `name#2`."""
+        self.runs[name] += 1
+        return name if self.runs[name] == 1 else f"{name}#{self.runs[name]}"
+
+    @property
+    def pyramid(self) -> SitePyramid:
+        if self.sites is None:
+            raise EngineError("a thin leaf ran in a dense call")
+        return self.sites
+
+
+class Leaf(ABC):
+    """A module that looks across pixels. `dense` is its forward as it was before the swap."""
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        self.name = name
+        self.module = module
+        self.dense: Callable[..., Tensor] = module.forward
+
+    @abstractmethod
+    def record(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The dense forward on [B, C, H, W] (or tokens [B, T, C]); what thin passes need goes into `call.step`."""
+
+    @abstractmethod
+    def thin(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The same operation for the active sites [B, C, N, 1] (or tokens [B, N, C])."""
+
+
+@dataclass
+class KernelMatrix:
+    """A convolution's weight [O, I, kh, kw] as the matrix [O, kh*kw*I] that meets gathered rows.
+
+    A view when the weight lies in channels-last memory, else a copy, made again when the weight has moved.
+    """
+
+    conv: nn.Conv2d
+    key: tuple[int, torch.dtype, torch.device] | None = None
+    matrix: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def __call__(self) -> Tensor:
+        weight = self.conv.weight
+        key = (weight.data_ptr() if not weight.is_meta else 0, weight.dtype, weight.device)
+        if key != self.key:
+            self.key, self.matrix = key, weight.permute(0, 2, 3, 1).flatten(1)
+        return self.matrix
+
+
+class Convolution(Leaf):
+    """A k x k convolution of any stride, zero padding and dilation.
+
+    `padding` (top, bottom, left, right) is given where the module around the convolution pads by itself, as the
+    VAE's asymmetric down-sampling does.
+    """
+
+    def __init__(
+        self, name: str, module: nn.Module, conv: nn.Conv2d, padding: tuple[int, int, int, int] | None = None
+    ) -> None:
+        super().__init__(name, module)
+        self.conv = conv
+        height, width = cast(tuple[int, int], conv.padding)
+        self.padding = padding or (height, height, width, width)
+        self.matrix = KernelMatrix(conv)
+        self.pointwise = conv.kernel_size == (1, 1) and conv.stride == (1, 1) and not any(self.padding)
+
+    def record(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if not self.pointwise:
+            call.remember(self.name, Memory((map_rows(x),), _size(x)))
+        y = self.dense(x, *args, **kwargs)
+        call.resolution = _size(y)
+        return y
+
+    def thin(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        rows = thin_rows(x)
+        if not self.pointwise:
+            memory = call.recall(self.name)
+            rows = gather_window(rows, memory.tensors[0], call.pyramid, self.window(memory.size, memory.size))
+        return thin(F.linear(rows, self.matrix(), self.conv.bias))
+
+    def window(self, source: Size, grid: Size) -> Window:
+        return Window(
+            source,
+            grid,
+            cast(Size, self.conv.kernel_size),
+            cast(Size, self.conv.stride),
+            cast(Size, self.conv.dilation),
+            self.padding,
+        )
+
+
+class UpSampling(Leaf):
+    """Nearest up-sampling, with the convolution that follows it where the module has one.
+
+    The window slides over the up-sampled grid but reads the small map, so neither the big map nor its rows exist.
+    """
+
+    def __init__(self, name: str, module: nn.Module, conv: nn.Conv2d | None) -> None:
+        super().__init__(name, module)
+        self.inner = Convolution(f"{name}.conv", conv, conv) if conv is not None else None
+
+    def record(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        y = self.dense(x, *args, **kwargs)
+        call.resolution = _size(y)
+        call.remember(self.name, Memory((map_rows(x),), _size(x), grid=_size(y)))
+        return y
+
+    def thin(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        memory = call.recall(self.name)
+        grid = memory.grid or memory.size
+        if self.inner is None:
+            return thin(gather_window(thin_rows(x), memory.tensors[0], call.pyramid, Window(memory.size, grid)))
+        window = self.inner.window(memory.size, grid)
+        rows = gather_window(thin_rows(x), memory.tensors[0], call.pyramid, window)
+        return thin(F.linear(rows, self.inner.matrix(), self.inner.conv.bias))
+
+
+class GroupNormalisation(Leaf):
+    """GroupNorm with the statistics of the original: y = scale * x + shift, per sample and channel."""
+
+    def __init__(self, name: str, module: nn.GroupNorm) -> None:
+        super().__init__(name, module)
+        self.norm = module
+
+    def record(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        call.remember(self.name, Memory(self.statistics(x), (0, 0)))
+        if x.ndim == 4:
+            call.resolution = _size(x)
+        return self.dense(x, *args, **kwargs)
+
+    def thin(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        scale, shift = call.recall(self.name).tensors
+        shape = (*scale.shape, *([1] * (x.ndim - 2)))
+        return torch.addcmul(shift.view(shape), x, scale.view(shape))
+
+    def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and shift [B, C] of an input [B, C, ...], computed in float32 (Wu and He 2018, equation 1)."""
+        norm, (batch, channels) = self.norm, x.shape[:2]
+        groups = x.detach().float().reshape(batch, norm.num_groups, -1)
+        variance, mean = torch.var_mean(groups, -1, correction=0)
+        per_group = channels // norm.num_groups
+        scale = (variance + norm.eps).rsqrt().repeat_interleave(per_group, 1)
+        shift = -mean.repeat_interleave(per_group, 1) * scale
+        if norm.affine:
+            weight, bias = norm.weight.detach().float(), norm.bias.detach().float()
+            scale, shift = scale * weight, shift * weight + bias
+        return scale.to(x.dtype), shift.to(x.dtype)
+
+
+class SelfKeyValue(Leaf):
+    """The key or value projection of a self-attention: all tokens of the original, the active ones renewed."""
+
+    def record(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        height, width = call.resolution
+        if height * width != x.shape[1]:
+            raise EngineError(
+                f"{self.name} attends over {x.shape[1]} tokens, which is not the {width}x{height} map before it; "
+                "the engine knows attention over the pixels of one map only"
+            )
+        y = self.dense(x, *args, **kwargs)
+        call.remember(self.name, Memory((y.detach(),), call.resolution))
+        return y
+
+    def thin(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        memory = call.recall(self.name)
+        active = call.pyramid.level(memory.size).index
+        return memory.tensors[0].index_copy(1, active, self.dense(x, *args, **kwargs))
+
+
+class TextKeyValue(Leaf):
+    """The key or value projection of a cross-attention: computed once per prompt, for recordings and edits alike."""
+
+    def record(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self.thin(call, x, *args, **kwargs)
+
+    def thin(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        key = (self.name, call.texts.find(x))
+        if key not in call.texts.projected:
+            call.texts.projected[key] = self.dense(x, *args, **kwargs).detach()
+        return call.texts.projected[key]
+
+
+def gather_window(rows: Tensor, remembered: Tensor, pyramid: SitePyramid, window: Window) -> Tensor:
+    """Rows [B, N, C] of active source sites -> what each active output site sees, [B, M, kh*kw*C]."""
+    plan = pyramid.neighbours(window)
+    batch, count, channels = rows.shape
+    active = pyramid.level(window.source).count
+    if count != active:
+        raise EngineError(
+            f"a map of {window.source[1]}x{window.source[0]} with {active} active sites arrives as {count} rows: "
+            "the model moves or resizes pixels outside of the modules that the engine knows"
+        )
+    zero = rows.new_zeros(batch, 1, channels)
+    source = torch.cat([rows, remembered.index_select(1, plan.halo).to(rows.dtype), zero], 1)
+    seen = source.index_select(1, plan.gather)
+    return seen.view(batch, -1, window.kernel[0] * window.kernel[1] * channels)
+
+
+def _size(x: Tensor) -> Size:
+    return (x.shape[2], x.shape[3])

@@ -1,0 +1,233 @@
+"""Which pixels of each feature map are active, and where every tap of a kernel finds its row.
+
+A mask of the edit is given once, at any resolution of the model. From it follow, on demand and kept, the active
+sites of every other resolution (`SitePyramid.level`) and the plan of every k x k neighbourhood
+(`SitePyramid.neighbours`). Geometry only: nothing here knows weights, models or tasks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparsedit.errors import EngineError
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Sites:
+    """The active pixels of one resolution.
+
+    `index` [N] holds their flat row-major positions in ascending order; `position` [H*W] is the inverse, the row of
+    each pixel among the active ones or -1.
+    """
+
+    size: Size
+    index: Tensor
+    position: Tensor
+
+    @classmethod
+    def from_mask(cls, mask: Tensor) -> Sites:
+        """Sites of a bool mask [H, W]."""
+        index = mask.flatten().nonzero().flatten()
+        position = torch.full((mask.numel(),), -1, dtype=torch.long)
+        position[index] = torch.arange(len(index))
+        return cls((mask.shape[0], mask.shape[1]), index, position)
+
+    @property
+    def count(self) -> int:
+        return len(self.index)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A k x k window sliding over a source map, which may first be up-sampled (nearest) to `grid`.
+
+    `padding` is (top, bottom, left, right) in zeros, `grid` the size the window really slides over.
+    """
+
+    source: Size
+    grid: Size
+    kernel: Size = (1, 1)
+    stride: Size = (1, 1)
+    dilation: Size = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    @property
+    def output(self) -> Size:
+        """Size of the map the window produces, as torch.nn.Conv2d defines it."""
+        top, bottom, left, right = self.padding
+        return (
+            (self.grid[0] + top + bottom - self.dilation[0] * (self.kernel[0] - 1) - 1) // self.stride[0] + 1,
+            (self.grid[1] + left + right - self.dilation[1] * (self.kernel[1] - 1) - 1) // self.stride[1] + 1,
+        )
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Where each tap of each active output site reads.
+
+    `gather` [N * kh * kw] indexes the rows of `cat(active rows, halo rows, one zero row)` of the source map; `halo`
+    [M] holds the flat source positions whose remembered rows are needed.
+    """
+
+    gather: Tensor
+    halo: Tensor
+
+
+class SitePyramid:
+    """Active sites of every resolution of a model, and the neighbour plans between them.
+
+    A coarser site is active when any pixel below it is; a finer one when the pixel above it is. `level_dilation`
+    grows the sites of each resolution other than the mask's own. Levels and plans are computed once.
+    """
+
+    def __init__(self, mask: Tensor, level_dilation: int = 0, device: torch.device | None = None) -> None:
+        self.mask = mask
+        self.level_dilation = level_dilation
+        self.device = device or torch.device("cpu")
+        self.empty = not bool(mask.any())
+        self._host: dict[Size, Sites] = {}
+        self._levels: dict[Size, Sites] = {}
+        self._plans: dict[Window, Neighbours] = {}
+        self._moved: dict[torch.device, SitePyramid] = {}
+
+    @classmethod
+    def from_mask(cls, mask: Tensor, *, dilation: int = 0, level_dilation: int = 0) -> SitePyramid:
+        """Pyramid of a bool mask [H, W].
+
+        The mask may be given at the model's input resolution or any finer or coarser one it works at (the pixels
+        of the picture, for a UNet on latents). `dilation` grows the mask itself, `level_dilation` each derived
+        resolution, both by a square of that many sites.
+
+        Raises EngineError when the mask is not a bool tensor [H, W].
+        """
+        if mask.dtype != torch.bool or mask.ndim != 2 or mask.numel() == 0:
+            shape = list(mask.shape)
+            raise EngineError(f"a site mask must be a bool tensor [H, W] with pixels in it, not {mask.dtype} {shape}")
+        return cls(_dilate(mask.detach().cpu(), dilation), level_dilation)
+
+    @property
+    def size(self) -> Size:
+        return (self.mask.shape[0], self.mask.shape[1])
+
+    def to(self, device: torch.device) -> SitePyramid:
+        """The same pyramid with indices on `device`."""
+        if device == self.device:
+            return self
+        if device not in self._moved:
+            self._moved[device] = SitePyramid(self.mask, self.level_dilation, device)
+        return self._moved[device]
+
+    def level(self, size: Size) -> Sites:
+        """Active sites of the map of that size, on the pyramid's device.
+
+        Where nothing is active one ghost site stands in, so that no kernel sees an empty tensor; `empty` says so
+        and nothing of it reaches an output. Raises EngineError for a size that halving or doubling cannot reach.
+        """
+        if size not in self._levels:
+            host = self._host_level(size)
+            self._levels[size] = Sites(size, host.index.to(self.device), host.position.to(self.device))
+        return self._levels[size]
+
+    def fraction(self, size: Size) -> float:
+        """Share of active sites in the map of that size, 0 to 1."""
+        return 0.0 if self.empty else self._host_level(size).count / (size[0] * size[1])
+
+    def neighbours(self, window: Window) -> Neighbours:
+        """The plan of a window for the active sites of its output map."""
+        if window not in self._plans:
+            plan = plan_neighbours(self._host_level(window.output), self._host_level(window.source), window)
+            self._plans[window] = Neighbours(plan.gather.to(self.device), plan.halo.to(self.device))
+        return self._plans[window]
+
+    def _host_level(self, size: Size) -> Sites:
+        if size not in self._host:
+            mask = resize_mask(self.mask, size)
+            if size != self.size:
+                mask = _dilate(mask, self.level_dilation)
+            if self.empty:
+                mask = torch.zeros(size, dtype=torch.bool)
+                mask[0, 0] = True
+            self._host[size] = Sites.from_mask(mask)
+        return self._host[size]
+
+
+def resize_mask(mask: Tensor, size: Size) -> Tensor:
+    """A bool mask [H, W] at another resolution of the same model.
+
+    Coarser: a site is active when any pixel that maps to it is. Models halve odd sizes up (UNets) or down (the
+    VAE's encoder); pixels past the last whole cell belong to the last one. Where rounding leaves two answers (5
+    sites are 2 after one halving or after two) a site is active by either. Finer: nearest. Raises EngineError when
+    no power of two relates the two sizes.
+    """
+    height, width = mask.shape
+    if (height, width) == size:
+        return mask
+    coarse = torch.zeros(size, dtype=torch.bool)
+    halvings = 0
+    for exponent in range(1, max(height, width).bit_length() + 1):
+        step = 2**exponent
+        if all(out in (n // step, -(-n // step)) for n, out in ((height, size[0]), (width, size[1]))):
+            y, x = mask.nonzero().unbind(1)
+            coarse[(y // step).clamp(max=size[0] - 1), (x // step).clamp(max=size[1] - 1)] = True
+            halvings += 1
+    if halvings:
+        return coarse
+    for exponent in range(1, max(size).bit_length() + 1):
+        step = 2**exponent
+        if all(n in (out // step, -(-out // step)) for n, out in ((height, size[0]), (width, size[1]))):
+            y = (torch.arange(size[0]) // step).clamp(max=height - 1)
+            x = (torch.arange(size[1]) // step).clamp(max=width - 1)
+            return mask[y][:, x]
+    raise EngineError(
+        f"a mask of {width}x{height} sites has no level of {size[1]}x{size[0]}: the sizes must be related by halving"
+    )
+
+
+def plan_neighbours(out: Sites, source: Sites, window: Window) -> Neighbours:
+    """Resolve every tap of every active output site to an active row, a halo row or the zero row.
+
+    Pure integer geometry on the CPU; `source` must be the sites of `window.source`, `out` those of `window.output`.
+    """
+    rows, inside_y = _taps(out.index // out.size[1], window, axis=0)
+    columns, inside_x = _taps(out.index % out.size[1], window, axis=1)
+    flat = (rows[:, :, None] * window.source[1] + columns[:, None, :]).flatten(1)
+    inside = (inside_y[:, :, None] & inside_x[:, None, :]).flatten(1)
+    position = source.position[flat]
+    missing = inside & (position < 0)
+    needed = torch.zeros(source.position.shape, dtype=torch.bool)
+    needed[flat[missing]] = True
+    halo = needed.nonzero().flatten()
+    row_of = torch.empty(source.position.shape, dtype=torch.long)
+    row_of[halo] = source.count + torch.arange(len(halo))
+    gather = torch.where(missing, row_of[flat], position)
+    gather[~inside] = source.count + len(halo)
+    return Neighbours(gather.flatten(), halo)
+
+
+def _taps(coordinate: Tensor, window: Window, axis: int) -> tuple[Tensor, Tensor]:
+    """Source coordinates [N, k] that the taps of output coordinates [N] read, and whether they lie in the map."""
+    before = window.padding[2 * axis]
+    offset = torch.arange(window.kernel[axis]) * window.dilation[axis] - before
+    grid = coordinate[:, None] * window.stride[axis] + offset
+    inside = (grid >= 0) & (grid < window.grid[axis])
+    parent = nearest_parents(window.source[axis], window.grid[axis])
+    return parent[grid.clamp(0, window.grid[axis] - 1)], inside
+
+
+def nearest_parents(source: int, grid: int) -> Tensor:
+    """For each of `grid` coordinates the one of `source` that nearest up-sampling copies, in torch's own rounding."""
+    line = torch.arange(source, dtype=torch.float64)[None, None]
+    return F.interpolate(line, size=grid, mode="nearest")[0, 0].long()
+
+
+def _dilate(mask: Tensor, sites: int) -> Tensor:
+    if sites <= 0:
+        return mask
+    grown = F.max_pool2d(mask[None].float(), 2 * sites + 1, stride=1, padding=sites)
+    return grown[0] > 0

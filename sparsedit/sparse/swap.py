@@ -1,0 +1,283 @@
+"""One context manager per way of running a model; inside it the leaves are swapped, afterwards nothing is left.
+
+`record` runs the model densely and remembers, `sparse` runs it on active sites, `alongside` does both in one batch.
+The swap sets an instance attribute `forward` on the leaves and on the model's edge and takes it away again: classes,
+parameters, hooks and attention processors are never touched.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsedit.errors import EngineError
+from sparsedit.sparse.cache import ActivationCache, Step, TextMemory
+from sparsedit.sparse.leaves import Call, Leaf
+from sparsedit.sparse.rows import gather, map_tensors, scatter, tensors_of
+from sparsedit.sparse.sites import SitePyramid
+from sparsedit.sparse.survey import find_leaves
+
+Observe = Callable[[int], AbstractContextManager[Any]]
+
+
+@contextmanager
+def record(model: nn.Module, cache: ActivationCache) -> Iterator[ActivationCache]:
+    """Run `model` densely and remember every call as one step of `cache`.
+
+    `model` is any module whose first input is [B, C, H, W] and whose leaves are known: UNets, ControlNets, the
+    encoder and decoder of a VAE. Outputs are those of the model untouched. What the cache held before is forgotten
+    when the context is entered, not before the model was found fit.
+
+    Raises EngineError naming every leaf the engine does not know, or when the model is in such a context already.
+    """
+    surface = Surface(model)
+    with surface.swapped(surface.recorder(cache)):
+        cache.clear()
+        yield cache
+
+
+@contextmanager
+def sparse(model: nn.Module, cache: ActivationCache, sites: SitePyramid) -> Iterator[None]:
+    """Run `model` on the active sites alone, with the n-th call reading the n-th step of `cache`.
+
+    Inputs and outputs keep their full shapes; outside the active sites the output is bit for bit the remembered
+    one. Prompts may differ from the recorded ones; size, batch and timesteps may not.
+
+    Raises EngineError as `record` does and when a call does not fit its recorded step; CacheError when there are
+    more calls than steps.
+    """
+    surface = Surface(model)
+    with surface.swapped(surface.thinner(cache, sites)):
+        yield
+
+
+@contextmanager
+def alongside(
+    model: nn.Module, sites: Sequence[SitePyramid], observe: Observe | None = None
+) -> Iterator[ActivationCache]:
+    """Run an original and its variants in one batch: one dense row, one thin row per pyramid in `sites`.
+
+    The batch is laid out as pipelines lay it out, [original, variant 1, ..., variant k], repeated for every half
+    of classifier-free guidance. The dense row fills a cache that lives for one call. `observe(row)`, when given,
+    is entered around the work of each row (0 = the original), for clocks. Yields that cache, whose `peak_bytes`
+    says how large it grew.
+    """
+    surface = Surface(model)
+    cache = ActivationCache()
+    with surface.swapped(surface.lockstep(cache, sites, observe or (lambda _: nullcontext()))):
+        yield cache
+
+
+class Surface:
+    """A model's leaves and its edge: where full tensors become thin ones and back."""
+
+    def __init__(self, model: nn.Module) -> None:
+        if any(isinstance(module.__dict__.get("forward"), _Swapped) for module in model.modules()):
+            raise EngineError(
+                f"this {type(model).__name__} is already inside record(), sparse() or alongside(); leave that first"
+            )
+        self.model = model
+        self.leaves = find_leaves(model)
+        self.dense: Callable[..., Any] = model.forward
+        self.signature = inspect.signature(model.forward)
+        self.call: Call | None = None
+
+    @contextmanager
+    def swapped(self, edge: Callable[..., Any]) -> Iterator[None]:
+        """Swap the leaves and let `edge` answer for the model, until the block is left however it is left."""
+        with ExitStack() as undo:
+            for leaf in self.leaves:
+                undo.enter_context(_forward(leaf.module, _Swapped(self._run(leaf))))
+            self.dense = self.model.forward  # as it is now: the model may itself be a leaf
+            undo.enter_context(_forward(self.model, _Swapped(edge)))
+            yield
+
+    def recorder(self, cache: ActivationCache) -> Callable[..., Any]:
+        def edge(*args: Any, **kwargs: Any) -> Any:
+            return self.record_call(cache, args, kwargs)
+
+        return edge
+
+    def thinner(self, cache: ActivationCache, sites: SitePyramid) -> Callable[..., Any]:
+        texts = cache.texts.child()
+        calls = 0
+
+        def edge(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            out = self.thin_call(cache.step(calls), texts, sites, args, kwargs)
+            calls += 1
+            return out
+
+        return edge
+
+    def lockstep(
+        self, cache: ActivationCache, sites: Sequence[SitePyramid], observe: Observe
+    ) -> Callable[..., Any]:
+        pick = _RowPicker(1 + len(sites))
+
+        def edge(*args: Any, **kwargs: Any) -> Any:
+            cache.steps.clear()
+            with observe(0):
+                outputs = [self.record_call(cache, *pick(0, args, kwargs))]
+            for row, pyramid in enumerate(sites, 1):
+                with observe(row):
+                    outputs.append(self.thin_call(cache.step(0), cache.texts, pyramid, *pick(row, args, kwargs)))
+            cache.steps.clear()
+            return _interleave(outputs)
+
+        return edge
+
+    def record_call(self, cache: ActivationCache, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One dense call, appended to the cache once it has succeeded."""
+        x, timestep = self._inputs(args, kwargs)
+        step = Step((x.shape[2], x.shape[3]), x.shape[0], x.dtype, x.device, timestep)
+        with self._during(Call(step, cache.texts, resolution=step.size)):
+            out = self.dense(*args, **kwargs)
+        for tensor in tensors_of(out):
+            if tensor.ndim != 4:
+                kind, shape = type(self.model).__name__, list(tensor.shape)
+                raise EngineError(f"{kind} returns a tensor {shape}; the engine knows maps [B, C, H, W] alone")
+            step.outputs.append(tensor.detach().clone(memory_format=torch.contiguous_format))
+        cache.append(step)
+        return out
+
+    def thin_call(
+        self, step: Step, texts: TextMemory, sites: SitePyramid, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """One call on the active sites, its result written over the remembered output of the step."""
+        x, timestep = self._inputs(args, kwargs)
+        _check_fit(step, x, timestep)
+        pyramid = sites.to(x.device)
+
+        def inward(tensor: Tensor) -> Tensor:
+            return gather(tensor, pyramid.level((tensor.shape[2], tensor.shape[3]))) if tensor.ndim == 4 else tensor
+
+        with self._during(Call(step, texts, pyramid)):
+            out = self.dense(*map_tensors(args, inward), **map_tensors(kwargs, inward))
+        remembered = iter(step.outputs)
+
+        def outward(tensor: Tensor) -> Tensor:
+            full = next(remembered)
+            if pyramid.empty:
+                return full.clone()
+            return scatter(tensor, full, pyramid.level((full.shape[2], full.shape[3])))
+
+        return map_tensors(out, outward)
+
+    @contextmanager
+    def _during(self, call: Call) -> Iterator[None]:
+        self.call = call
+        try:
+            yield
+        finally:
+            self.call = None
+
+    def _run(self, leaf: Leaf) -> Callable[..., Tensor]:
+        def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            call = self.call
+            if call is None:
+                return leaf.dense(x, *args, **kwargs)
+            run = leaf.record if call.sites is None else leaf.thin
+            return run(call, x, *args, **kwargs)
+
+        return forward
+
+    def _inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+        """The image input of a call and its timestep, where the model takes one."""
+        bound = self.signature.bind(*args, **kwargs).arguments
+        x = next(iter(bound.values()), None)
+        if not isinstance(x, Tensor) or x.ndim != 4:
+            raise EngineError(f"the first input of {type(self.model).__name__} must be a tensor [B, C, H, W]")
+        timestep = bound.get("timestep")
+        return x, None if timestep is None else torch.as_tensor(timestep).detach().clone()
+
+
+class _Swapped:
+    """Marks a forward that the engine put there."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
+@contextmanager
+def _forward(module: nn.Module, forward: _Swapped) -> Iterator[None]:
+    """Let a module answer with another forward; what its instance held before comes back."""
+    held = module.__dict__.get("forward")
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        if held is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = held
+
+
+class _RowPicker:
+    """Picks the rows of one picture from arguments batched as [original, variants...] per guidance half.
+
+    What is no image ([B, C, H, W]) stays the same object from call to call, so that a prompt is recognised.
+    """
+
+    def __init__(self, pictures: int) -> None:
+        self.pictures = pictures
+        self.kept: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, row: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        batch = next((tensor.shape[0] for tensor in tensors_of(args) + tensors_of(kwargs) if tensor.ndim == 4), 0)
+        if batch == 0 or batch % self.pictures:
+            raise EngineError(
+                f"a batch of {batch} cannot hold {self.pictures} pictures (an original and its variants) in equal parts"
+            )
+
+        def select(tensor: Tensor) -> Tensor:
+            if tensor.ndim == 0 or tensor.shape[0] != batch:
+                return tensor
+            if tensor.ndim == 4:
+                return tensor[row :: self.pictures]
+            key = (id(tensor), row)
+            if key not in self.kept or self.kept[key][0] is not tensor:
+                self.kept[key] = (tensor, tensor[row :: self.pictures])
+            return self.kept[key][1]
+
+        return map_tensors(args, select), map_tensors(kwargs, select)
+
+
+def _interleave(outputs: list[Any]) -> Any:
+    """Outputs of the single pictures, back in the batch's layout."""
+    columns = [tensors_of(out) for out in outputs]
+    batched = iter([torch.stack(column, 1).flatten(0, 1) for column in zip(*columns, strict=True)])
+    return map_tensors(outputs[0], lambda _: next(batched))
+
+
+def _check_fit(step: Step, x: Tensor, timestep: Tensor | None) -> None:
+    if (x.shape[0], x.shape[2], x.shape[3]) != (step.batch, *step.size):
+        raise EngineError(
+            f"the recorded input was a batch of {step.batch} at {step.size[1]}x{step.size[0]}, this one is "
+            f"a batch of {x.shape[0]} at {x.shape[3]}x{x.shape[2]}; record the original again at this size"
+        )
+    if (x.dtype, x.device) != (step.dtype, step.device):
+        raise EngineError(
+            f"the recorded input was {step.dtype} on {step.device}, this one is {x.dtype} on {x.device}; "
+            "record the original again with the model as it is now"
+        )
+    if (timestep is None) != (step.timestep is None):
+        raise EngineError("a timestep was given to only one of the recorded and the sparse call")
+    if timestep is None or step.timestep is None:
+        return
+    if timestep.device.type != "cpu" or step.timestep.device.type != "cpu":
+        return  # comparing would make the processor wait for the device
+    now, then = (t.flatten().double().expand(step.batch) for t in (timestep, step.timestep))
+    if not torch.equal(now, then):
+        raise EngineError(
+            f"the recorded step ran at timestep {step.timestep.tolist()}, this call at {timestep.tolist()}; "
+            "use the same scheduler, steps and strength"
+        )

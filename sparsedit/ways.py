@@ -1,0 +1,80 @@
+"""The ways a stage can run: densely, remembering, thinly, or the original and its variants in lockstep.
+
+A way is handed to a task, which asks it for the context `around` each model it calls. The task's page reads the
+same whatever the way.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+from torch import nn
+
+from sparsedit.measure.clock import Clock
+from sparsedit.sparse import ActivationCache, SitePyramid, alongside, record, sparse
+
+
+class Way(ABC):
+    """How the models of one run are called. `clock` collects the seconds of each stage."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+    @abstractmethod
+    def around(self, stage: str, model: nn.Module) -> AbstractContextManager[None]:
+        """The context in which a task calls `model` for `stage`."""
+
+
+class Dense(Way):
+    """The stock model."""
+
+    def around(self, stage: str, model: nn.Module) -> AbstractContextManager[None]:
+        return self.clock.stage(stage)
+
+
+class Recording(Way):
+    """The stock model, remembered in one cache per stage."""
+
+    def __init__(self, clock: Clock, caches: dict[str, ActivationCache]) -> None:
+        super().__init__(clock)
+        self.caches = caches
+
+    @contextmanager
+    def around(self, stage: str, model: nn.Module) -> Iterator[None]:
+        with self.clock.stage(stage), record(model, self.caches.setdefault(stage, ActivationCache())):
+            yield
+
+
+class Thin(Way):
+    """The active sites alone, on what a recording left."""
+
+    def __init__(self, clock: Clock, caches: dict[str, ActivationCache], sites: SitePyramid) -> None:
+        super().__init__(clock)
+        self.caches = caches
+        self.sites = sites
+
+    @contextmanager
+    def around(self, stage: str, model: nn.Module) -> Iterator[None]:
+        with self.clock.stage(stage), sparse(model, self.caches[stage], self.sites):
+            yield
+
+
+class Lockstep(Way):
+    """An original and its variants in one batch; `clocks` holds one clock per picture, the original's first.
+
+    `caches` are there to be asked how large they grew; they hold no step after their call.
+    """
+
+    def __init__(self, clocks: Sequence[Clock], sites: Sequence[SitePyramid]) -> None:
+        super().__init__(clocks[0])
+        self.clocks = clocks
+        self.sites = sites
+        self.caches: dict[str, ActivationCache] = {}
+
+    @contextmanager
+    def around(self, stage: str, model: nn.Module) -> Iterator[None]:
+        with alongside(model, self.sites, lambda row: self.clocks[row].stage(stage)) as cache:
+            self.caches[stage] = cache
+            yield

@@ -1,0 +1,142 @@
+"""Settings: which layer wins, what is refused and in which words, and the mask policies."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsedit.errors import SettingsError, SparseditError, ThresholdError, did_you_mean
+from sparsedit.settings import POLICIES, MaskPolicy, Settings, resolve
+
+
+def refusal(**said: object) -> str:
+    with pytest.raises(SettingsError) as caught:
+        resolve({}, said)
+    return str(caught.value)
+
+
+def test_defaults() -> None:
+    settings = resolve({})
+    assert settings == Settings()
+    assert (settings.task, settings.way, settings.policy, settings.seed) == (
+        "sdedit",
+        "alongside",
+        "tight",
+        0,
+    )
+    assert (settings.steps, settings.strength, settings.guidance) == (None, None, None)
+    assert settings.dense is True
+
+
+def test_later_layers_win() -> None:
+    settings = resolve({"steps": 20, "guidance": 5.0}, {"steps": 30, "seed": 1}, {"steps": 40})
+    assert (settings.steps, settings.guidance, settings.seed) == (40, 5.0, 1)
+
+
+def test_a_later_layer_can_return_to_the_default() -> None:
+    assert resolve({}, {"task": "inpaint", "seed": 3}, {"task": "sdedit", "seed": 0}) == resolve({})
+
+
+def test_none_means_not_said() -> None:
+    settings = resolve({"steps": 20}, {"steps": None, "seed": None, "task": None})
+    assert (settings.steps, settings.seed, settings.task) == (20, 0, "sdedit")
+    assert settings.said() == {"steps": 20}
+
+
+layer = st.fixed_dictionaries(
+    {}, optional={"steps": st.none() | st.integers(1, 1000), "seed": st.none() | st.integers(0, 9)}
+)
+
+
+@given(st.lists(layer, max_size=5))
+def test_the_last_layer_that_says_a_value_decides(layers: list[dict[str, int | None]]) -> None:
+    expected: dict[str, int | None] = {"steps": None, "seed": 0}
+    for said in layers:
+        expected |= {key: value for key, value in said.items() if value is not None}
+    settings = resolve({}, *layers)
+    assert {"steps": settings.steps, "seed": settings.seed} == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ({"step": 3}, "step: unknown key; did you mean 'steps'?"),
+        ({"steps": "x"}, "steps: must be a whole number, not 'x'"),
+        ({"steps": 2.5}, "steps: must be a whole number, not 2.5"),
+        ({"steps": True}, "steps: must be a whole number, not true"),
+        ({"steps": 0}, "steps: must be at least 1, not 0"),
+        ({"steps": 1001}, "steps: must be at most 1000, not 1001"),
+        ({"strength": 0}, "strength: must be more than 0, not 0"),
+        ({"strength": 1.5}, "strength: must be at most 1, not 1.5"),
+        ({"strength": "half"}, "strength: must be a number, not 'half'"),
+        ({"guidance": float("nan")}, "guidance: must be a finite number, not nan"),
+        ({"guidance": float("inf")}, "guidance: must be a finite number, not inf"),
+        ({"dense": "no"}, "dense: must be true or false, not 'no'"),
+        ({"task": "outpaint"}, "task: must be 'sdedit' or 'inpaint', not 'outpaint'"),
+        ({"way": 3}, "way: must be 'alongside' or 'warm', not 3"),
+        ({"negative_prompt": 7}, "negative_prompt: must be text, not 7; put it in quotes"),
+        ({"negative_prompt": False}, "negative_prompt: must be text, not false; put it in quotes"),
+        ({"device": "gpu"}, "device: must be 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps', not 'gpu'"),
+        ({"device": "cuda:"}, "device: must be 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps', not 'cuda:'"),
+        ({"device": "cpu\n"}, "device: must be 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps', not 'cpu\\n'"),
+        ({"seed": -1}, "seed: must be at least 0, not -1"),
+        ({"seed": 2**32}, "seed: must be less than 4294967296, not 4294967296"),
+        ({"grow": -1}, "grow: must be at least 0, not -1"),
+        ({"threshold": 2.0}, "threshold: must be less than 2, not 2.0"),
+    ],
+)
+def test_a_bad_value_is_one_sentence(said: dict[str, object], sentence: str) -> None:
+    assert refusal(**said) == sentence
+
+
+def test_an_unknown_key_without_a_neighbour_lists_the_known_ones() -> None:
+    assert refusal(zzz=1).startswith("zzz: unknown key; known here: task, steps, strength,")
+
+
+def test_every_fault_of_every_layer_is_listed_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        resolve({"steps": 0}, {"sed": 1, "steps": 0}, {"steps": 5, "dtype": "fp16"})
+    assert str(caught.value).splitlines() == [
+        "steps: must be at least 1, not 0",
+        "sed: unknown key; did you mean 'seed'?",
+        "dtype: must be 'auto', 'float32', 'bfloat16' or 'float16', not 'fp16'",
+    ]
+
+
+def test_a_long_value_is_cut() -> None:
+    assert len(refusal(steps="9" * 10_000)) < 300
+    assert len(refusal(**{"k" * 10_000: 1})) < 600
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:12"])
+def test_devices(device: str) -> None:
+    assert resolve({}, {"device": device}).device == device
+
+
+def test_whole_numbers_serve_as_numbers() -> None:
+    assert resolve({}, {"guidance": 5}).guidance == 5.0
+
+
+def test_mask_policies() -> None:
+    assert resolve({}).mask_policy() == POLICIES["tight"] == MaskPolicy(0.02, 5, 0, 0)
+    assert resolve({}, {"policy": "published"}).mask_policy() == MaskPolicy(0.02, 5, 1, 0)
+
+
+def test_single_settings_override_the_policy_also_with_zero() -> None:
+    said = {"policy": "published", "grow": 0, "threshold": 0.0, "feather": 3}
+    assert resolve({}, said).mask_policy() == MaskPolicy(0.0, 0, 1, 3)
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().seed = 1
+
+
+def test_did_you_mean() -> None:
+    assert did_you_mean("promt", ["prompt", "id"]) == "; did you mean 'prompt'?"
+    assert did_you_mean("xyz", ["prompt", "id"]) == ""
+
+
+def test_exit_codes() -> None:
+    assert (SparseditError.exit_code, SettingsError.exit_code, ThresholdError.exit_code) == (2, 2, 3)
