@@ -16,60 +16,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from sparsedit.errors import CacheError, InputError, SettingsError
-from sparsedit.images import to_image, to_tensor
-from sparsedit.masks import difference, dilate, edit_ratio, feather
+from sparsedit.errors import CacheError, SettingsError
+from sparsedit.images import to_image
 from sparsedit.measure.clock import Clock
+from sparsedit.plan import Edit, Picture, Plan, Request, as_tensor, composite, plan_edit, plan_nothing
 from sparsedit.settings import POLICIES, MaskPolicy
-from sparsedit.sparse import ActivationCache, SitePyramid
+from sparsedit.sparse import ActivationCache
 from sparsedit.stages import OnStep, Schedule, Stages
 from sparsedit.tasks.inpaint import inpaint
 from sparsedit.tasks.sdedit import sdedit
 from sparsedit.ways import Dense, Lockstep, Recording, Thin, Way
 
-Picture = Image.Image | Tensor
-"""An RGB image, or a float tensor [1, 3, H, W] in [-1, 1]."""
-
 BREAK_EVEN = 0.5
 """Share of active latent sites from which a thin pass is no faster than a dense one."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """An original and how it is processed; every edit of it shares these."""
-
-    original: Tensor
-    prompt: str
-    negative: str
-    task: str
-    schedule: Schedule
-    seed: int
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One edit: an edited picture, a mask (bool [H, W]), or both, and its prompt when it differs."""
-
-    edited: Picture | None = None
-    mask: Tensor | None = None
-    prompt: str | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """An edit made ready: what goes in, what is computed (`hole`) and what may change (`blend`)."""
-
-    picture: Tensor
-    prompt: str
-    hole: Tensor
-    blend: Tensor
-    sites: SitePyramid
-    edit_ratio: float
-    mask_source: str
 
 
 @dataclass(frozen=True)
@@ -164,7 +127,7 @@ class SparseEditor:
         recorded = Recorded(request, request.original, Clock(self.stages.device))
         self._time_text(recorded.clock, request, request.prompt)
         way = Recording(recorded.clock, recorded.caches)
-        recorded.picture, _ = self._run(way, request, [self._whole(request)])
+        recorded.picture, _ = self._run(way, request, [plan_nothing(request)])
         self.recorded = recorded
         return recorded
 
@@ -176,7 +139,7 @@ class SparseEditor:
         if self.recorded is None:
             raise CacheError("nothing was recorded; call record(original, prompt=...) before edit()")
         request = self.recorded.request
-        plan = self.plan(request, Edit(edited, mask, prompt))
+        plan = plan_edit(request, Edit(edited, mask, prompt), self.policy)
         if plan.sites.empty:
             return self._untouched(plan, request)
         base = self._base(request, self.recorded.picture)
@@ -194,7 +157,7 @@ class SparseEditor:
         Returns the original's own run (its clock is the dense part) and a result for every edit, in order. Edits
         without a difference, and those so large that dense is faster, are left out of the batch.
         """
-        plans = [self.plan(request, edit) for edit in edits]
+        plans = [plan_edit(request, edit, self.policy) for edit in edits]
         thin = [plan for plan in plans if not plan.sites.empty and not self._too_large(plan)]
         clocks = [Clock(self.stages.device) for _ in range(1 + len(thin))]
         whole = Recorded(request, request.original, clocks[0])
@@ -203,7 +166,7 @@ class SparseEditor:
         for clock, prompt in zip(clocks, [request.prompt, *(plan.prompt for plan in thin)], strict=True):
             self._time_text(clock, request, prompt)
         way = Lockstep(clocks, [plan.sites for plan in thin])
-        generated, latents = self._run(way, request, [self._whole(request), *thin])
+        generated, latents = self._run(way, request, [plan_nothing(request), *thin])
         whole.picture, whole.caches = generated[:1], way.caches
         base = self._base(request, whole.picture)
         rows = {id(plan): row for row, plan in enumerate(thin, 1)}
@@ -225,38 +188,10 @@ class SparseEditor:
         For `inpaint` the result keeps the photo outside the mask; for `sdedit` it is the whole generated picture,
         or, with the `original`'s own picture given, that one outside the mask.
         """
-        plan = self.plan(request, edit)
+        plan = plan_edit(request, edit, self.policy)
         base = request.original if request.task == "inpaint" else original
         self.stages.forget_texts()
         return self._dense(request, plan, base, None)
-
-    def plan(self, request: Request, edit: Edit) -> Plan:
-        """What an edit changes: its mask, the sites that follow, and the picture that goes in."""
-        original, task = request.original, request.task
-        edited = None if edit.edited is None else as_tensor(edit.edited)
-        if edited is not None and edited.shape != original.shape:
-            raise InputError(_size_sentence("the edited picture", edited.shape[-2:], original))
-        if edit.mask is not None and edit.mask.shape != original.shape[-2:]:
-            raise InputError(_size_sentence("the mask", edit.mask.shape, original))
-        if edited is None and (task == "sdedit" or edit.mask is None):
-            needed = "an edited picture" if task == "sdedit" else "a mask, or an edited picture whose difference is one"
-            raise InputError(f"{task} needs {needed}")
-        if edit.mask is not None:
-            changed = edit.mask
-        else:
-            assert edited is not None
-            changed = difference(original, edited, self.policy.threshold)
-        picture = original if edited is None else torch.where(changed, edited, original) if edit.mask is not None else edited
-        hole = dilate(changed, self.policy.grow)
-        return Plan(
-            picture=picture,
-            prompt=request.prompt if edit.prompt is None else edit.prompt,
-            hole=hole,
-            blend=hole if edit.mask is None else changed,
-            sites=SitePyramid.from_mask(hole, level_dilation=self.policy.level_dilation),
-            edit_ratio=edit_ratio(changed),
-            mask_source="difference" if edit.mask is None else "user",
-        )
 
     def _run(self, way: Way, request: Request, plans: Sequence[Plan]) -> tuple[Tensor, Tensor]:
         """Run the request's task on the plans' pictures in one batch -> generated pictures and their latents."""
@@ -279,11 +214,6 @@ class SparseEditor:
         level = plan.sites.level(self.stages.latent_size(height, width))
         cells = (level.position >= 0).view(level.size).float()
         return cells.repeat_interleave(self.stages.scale, 0).repeat_interleave(self.stages.scale, 1)[None]
-
-    def _whole(self, request: Request) -> Plan:
-        """The original as a plan in which nothing changes."""
-        nothing = torch.zeros(request.original.shape[-2:], dtype=torch.bool)
-        return Plan(request.original, request.prompt, nothing, nothing, SitePyramid(nothing), 0.0, "none")
 
     def _too_large(self, plan: Plan) -> str | None:
         size = self.stages.latent_size(*plan.hole.shape)
@@ -311,8 +241,10 @@ class SparseEditor:
         return Result(picture, generated, latents, plan.blend, way, reason, plan, clock)
 
     def _untouched(self, plan: Plan, request: Request) -> Result:
-        what = "the mask is empty" if plan.mask_source == "user" else (
-            f"nothing differs from the original by more than {self.policy.threshold:g}"
+        what = (
+            "the mask is empty"
+            if plan.mask_source == "user"
+            else (f"nothing differs from the original by more than {self.policy.threshold:g}")
         )
         original = request.original
         reason = f"{what}; the original is returned"
@@ -324,27 +256,3 @@ class SparseEditor:
             return
         with torch.inference_mode(), clock.stage("text"):
             self.stages.text([prompt], request.negative, request.schedule)
-
-
-def composite(base: Tensor, generated: Tensor, mask: Tensor, feather_px: int) -> Tensor:
-    """`generated` where the mask (bool [H, W]) is, blended over `feather_px` at its inner border, else `base`.
-
-    Outside the mask the result's bits are those of `base`.
-    """
-    if not feather_px:
-        return torch.where(mask, generated, base)
-    alpha = feather(mask, feather_px)
-    return torch.where(mask, base + alpha * (generated - base), base)
-
-
-def as_tensor(picture: Picture) -> Tensor:
-    """A picture as a float tensor [1, 3, H, W] in [-1, 1]. Raises InputError for a tensor of another kind."""
-    if isinstance(picture, Image.Image):
-        return to_tensor(picture)
-    if picture.ndim != 4 or picture.shape[:2] != (1, 3) or not picture.is_floating_point():
-        raise InputError(f"a picture must be a float tensor [1, 3, H, W] in [-1, 1], not {list(picture.shape)}")
-    return picture.float()
-
-
-def _size_sentence(what: str, size: Sequence[int], original: Tensor) -> str:
-    return f"{what} is {size[1]}x{size[0]}, the original {original.shape[3]}x{original.shape[2]}; they must be the same"

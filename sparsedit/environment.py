@@ -109,9 +109,7 @@ def _commit() -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(
-        ["git", *arguments], cwd=_ROOT, check=True, capture_output=True, text=True, timeout=10
-    )
+    done = subprocess.run(["git", *arguments], cwd=_ROOT, check=True, capture_output=True, text=True, timeout=10)
     return done.stdout.strip()
 
 
@@ -122,6 +120,5 @@ def _gpus() -> list[dict[str, Any]]:
         return []
     found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     return [
-        {"name": gpu.name, "memory_bytes": gpu.total_memory, "capability": f"{gpu.major}.{gpu.minor}"}
-        for gpu in found
+        {"name": gpu.name, "memory_bytes": gpu.total_memory, "capability": f"{gpu.major}.{gpu.minor}"} for gpu in found
     ]

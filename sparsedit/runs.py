@@ -43,7 +43,9 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             folder.records.touch()
         except OSError as error:
-            raise InputError(f"{path} cannot be written ({error.strerror}); name another folder with --output") from error
+            raise InputError(
+                f"{path} cannot be written ({error.strerror}); name another folder with --output"
+            ) from error
         return folder
 
     @classmethod

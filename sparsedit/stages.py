@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
-from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting, DiffusionPipeline
+from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
@@ -59,14 +60,14 @@ class Stages:
     def __init__(self, pipe: DiffusionPipeline) -> None:
         if not all(hasattr(pipe, part) for part in ("vae", "unet", "scheduler", "encode_prompt")):
             raise ModelError(f"{type(pipe).__name__} cannot be edited with: it needs a UNet, a VAE and a text encoder")
-        self.pipe: Any = pipe
+        self.pipe = cast(Any, pipe)
         self.image_to_image: Any = AutoPipelineForImage2Image.from_pipe(pipe)
         self.inpainting: Any = AutoPipelineForInpainting.from_pipe(pipe)
         for derived in (self.image_to_image, self.inpainting):
             derived.set_progress_bar_config(disable=True)
-        self.vae: Any = pipe.vae
-        self.unet: nn.Module = pipe.unet
-        self.scale = int(pipe.vae_scale_factor)
+        self.vae: Any = self.pipe.vae
+        self.unet: nn.Module = self.pipe.unet
+        self.scale = int(self.pipe.vae_scale_factor)
         self._texts: dict[tuple[str, str, bool], tuple[Tensor | None, ...]] = {}
         if self.vae.dtype == torch.float16 and self.vae.config.get("force_upcast", False):
             self.vae.to(torch.float32)  # SDXL's VAE overflows in float16

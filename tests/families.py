@@ -79,6 +79,16 @@ def outputs(result: Any) -> list[Tensor]:
     return tensors_of(result)
 
 
+def relative_error(result: Any, reference: Any) -> float:
+    """The largest over all output tensors, of the norms' ratio and of the maxima's."""
+    worst = 0.0
+    for found, wanted in zip(outputs(result), outputs(reference), strict=True):
+        difference = found.double() - wanted.double()
+        for size in (Tensor.norm, lambda tensor: tensor.abs().max()):
+            worst = max(worst, float(size(difference) / size(wanted.double())))
+    return worst
+
+
 def noise(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
@@ -207,11 +217,11 @@ def control() -> nn.Module:
     )
 
 
-def kl() -> AutoencoderKL:
+def kl(levels: int) -> AutoencoderKL:
     return AutoencoderKL(
-        block_out_channels=(16, 16, 16),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16,) * levels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
         norm_num_groups=2,
     )
 
@@ -239,8 +249,8 @@ FAMILIES: dict[str, Family] = {
     "ddim": Family(ddim, ddim_inputs, HALVES),
     "controlnet": Family(control, control_inputs),
     "unet+controlnet": Family(partial(unet, **SD15), residual_inputs),
-    "kl-encoder": Family(lambda: kl().encoder, partial(picture_inputs, name="sample", channels=3), FLOORED),
-    "kl-decoder": Family(lambda: kl().decoder, partial(picture_inputs, name="sample", channels=4)),
+    "kl-encoder": Family(lambda: kl(3).encoder, partial(picture_inputs, name="sample", channels=3), FLOORED),
+    "kl-decoder": Family(lambda: kl(2).decoder, partial(picture_inputs, name="sample", channels=4)),
     "tiny-encoder": Family(lambda: taesd().encoder, partial(picture_inputs, name="x", channels=3)),
     "tiny-decoder": Family(lambda: taesd().decoder, partial(picture_inputs, name="x", channels=4)),
     "custom": Family(Pyramidal, partial(picture_inputs, name="picture", channels=3)),

@@ -16,9 +16,10 @@ from diffusers import (
 )
 from PIL import Image
 
-from sparsedit.editor import Edit, SparseEditor, composite
+from sparsedit.editor import SparseEditor
 from sparsedit.errors import CacheError, InputError, SettingsError
 from sparsedit.images import to_tensor
+from sparsedit.plan import Edit, composite
 from sparsedit.settings import MaskPolicy
 from tests.pipelines import ANCESTRAL, EULER, tiny_sd15, tiny_sdxl
 
@@ -238,12 +239,12 @@ def test_errors_are_sentences(original: Image.Image, edited: Image.Image, mask: 
 
 
 def test_an_interrupted_edit_leaves_the_model_as_it_was(original: Image.Image, edited: Image.Image) -> None:
-    class Interrupted(Exception):
+    class InterruptedEditError(Exception):
         pass
 
     def stop(done: int, _total: int) -> None:
         if armed and done == 2:
-            raise Interrupted
+            raise InterruptedEditError
 
     armed: list[bool] = []
     pipe = tiny_sdxl(EULER)
@@ -251,7 +252,7 @@ def test_an_interrupted_edit_leaves_the_model_as_it_was(original: Image.Image, e
     editor.record(original, **SETTINGS)
     before = editor.edit(edited).picture
     armed.append(True)
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedEditError):
         editor.edit(edited)
     armed.clear()
     assert not any("forward" in module.__dict__ for module in pipe.unet.modules())

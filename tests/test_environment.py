@@ -15,7 +15,7 @@ from sparsedit import environment as module
 from sparsedit.environment import cpu_has_bf16, environment
 
 
-@pytest.fixture()
+@pytest.fixture
 def cpuinfo(monkeypatch):
     def pretend(text: str) -> None:
         monkeypatch.setattr(module, "_cpuinfo", lambda: text)
@@ -72,7 +72,7 @@ def test_packages_that_are_missing_are_none(monkeypatch):
 
 
 class TestCommit:
-    @pytest.fixture()
+    @pytest.fixture
     def checkout(self, tmp_path, monkeypatch):
         monkeypatch.setattr(module, "_ROOT", tmp_path)
         return tmp_path

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from sparsedit.errors import ModelError, SettingsError
 from sparsedit.models import hub, placement
-from sparsedit.models.loading import load_pipeline
+from sparsedit.models.loading import load_pipeline, model_revision
 from sparsedit.models.placement import dtype_reason, resolve_device, resolve_dtype
 from sparsedit.models.presets import PRESETS
 from sparsedit.models.random import random_pipeline
@@ -51,13 +51,13 @@ def saved(tmp_path_factory):
     return target
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(saved, tmp_path):
     """A copy of the saved pipeline that a test may damage."""
     return shutil.copytree(saved, tmp_path / "model")
 
 
-@pytest.fixture()
+@pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An empty hub cache, offline."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -83,11 +83,12 @@ def refused(name: object, **options: str) -> str:
     return str(caught.value)
 
 
-class TestDemo:
-    @pytest.fixture(scope="class")
-    def pipe(self):
-        return load_pipeline("demo", device="cpu")
+@pytest.fixture(scope="module")
+def pipe():
+    return load_pipeline("demo", device="cpu")
 
+
+class TestDemo:
     def test_all_parts_share_one_dtype(self, pipe):
         assert isinstance(pipe, StableDiffusionXLPipeline)
         assert dtypes(pipe) == {torch.float32}
@@ -102,6 +103,9 @@ class TestDemo:
 
     def test_dtype_can_be_chosen(self):
         assert dtypes(load_pipeline("demo", dtype="bfloat16", device="cpu")) == {torch.bfloat16}
+
+    def test_has_no_revision_of_the_hub(self, pipe):
+        assert model_revision(pipe) is None
 
     def test_with_random_weights(self, pipe):
         other = load_pipeline("demo", weights="random", device="cpu")
@@ -141,6 +145,12 @@ class TestFolder:
             weights.unlink()
         assert load_pipeline(str(folder), weights="random", device="cpu").unet.conv_in.weight.isfinite().all()
 
+    @pytest.mark.parametrize("weights", ["real", "random"])
+    def test_options_of_the_index_are_kept_and_none_is_made_up(self, folder, weights):
+        edit_index(folder, force_zeros_for_empty_prompt=False, trust_remote_code=True, unheard_of=1)
+        pipe = load_pipeline(str(folder), weights=weights, device="cpu")
+        assert pipe.config.force_zeros_for_empty_prompt is False
+
     def test_progress_bars_are_left_as_they_were(self, saved):
         assert diffusers_logging.is_progress_bar_enabled()
         load_pipeline(str(saved), device="cpu")
@@ -153,9 +163,7 @@ class TestBadFolder:
 
     def test_a_file(self, tmp_path):
         (tmp_path / "model.safetensors").touch()
-        assert "is a file; a model is loaded from a diffusers folder" in refused(
-            tmp_path / "model.safetensors"
-        )
+        assert "is a file; a model is loaded from a diffusers folder" in refused(tmp_path / "model.safetensors")
 
     def test_not_a_diffusers_folder(self, tmp_path):
         assert "has no model_index.json" in refused(tmp_path)
@@ -178,6 +186,12 @@ class TestBadFolder:
         (folder / "unet" / "unet.py").write_text("raise SystemExit('ran')")
         edit_index(folder, unet=entry)
         assert "'unet'" in refused(folder)
+
+    @pytest.mark.parametrize("weights", ["real", "random"])
+    def test_index_without_a_component(self, folder, weights):
+        path = folder / "model_index.json"
+        path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "vae"}))
+        assert "names no vae, which StableDiffusionXLPipeline needs" in refused(folder, weights=weights)
 
     @pytest.mark.parametrize(
         ("part", "pickle"),
@@ -243,7 +257,9 @@ class TestHub:
         shutil.copytree(saved, repository / "snapshots" / ("0" * 40))
         (repository / "refs").mkdir()
         (repository / "refs" / "main").write_text("0" * 40)
-        assert load_pipeline(HUB_ID, device="cpu").unet.config.block_out_channels == [16, 16, 16]
+        pipe = load_pipeline(HUB_ID, device="cpu")
+        assert pipe.unet.config.block_out_channels == [16, 16, 16]
+        assert model_revision(pipe) == "0" * 40
 
     @pytest.mark.parametrize(
         ("error", "expected"),
@@ -267,9 +283,7 @@ class TestHub:
         assert expected in refused(HUB_ID)
 
     def test_other_failures_keep_their_reason(self, monkeypatch):
-        monkeypatch.setattr(
-            hub.DiffusionPipeline, "download", Mock(side_effect=OSError(28, "No space left on device"))
-        )
+        monkeypatch.setattr(hub.DiffusionPipeline, "download", Mock(side_effect=OSError(28, "No space left on device")))
         assert "No space left on device" in refused(HUB_ID)
 
     def test_only_safetensors_and_no_code_are_asked_for(self, monkeypatch, saved):
@@ -333,5 +347,5 @@ class TestPlacement:
     def test_dtype_asked_for(self):
         assert resolve_dtype("float16", CPU) == torch.float16
         assert dtype_reason("float16", CPU) == "asked for"
-        with pytest.raises(SettingsError, match="unknown dtype 'bfloat'.*did you mean 'bfloat16'"):
+        with pytest.raises(SettingsError, match=r"unknown dtype 'bfloat':.*did you mean 'bfloat16'"):
             resolve_dtype("bfloat", CPU)

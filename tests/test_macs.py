@@ -1,4 +1,4 @@
-"""Counted multiply-adds agree to the unit with formulas written by hand, wherever and however a layer runs."""
+"""Counted multiply-adds agree to the unit with formulas written by hand, wherever a layer runs."""
 
 from __future__ import annotations
 
@@ -164,9 +164,7 @@ def test_contexts_nest():
 )
 def test_any_convolution(sizes, channels, groups, kernel):
     batch, outputs, height, width = sizes
-    layer = nn.Conv2d(
-        channels * groups, outputs * groups, kernel, padding=kernel // 2, groups=groups, device="meta"
-    )
+    layer = nn.Conv2d(channels * groups, outputs * groups, kernel, padding=kernel // 2, groups=groups, device="meta")
     with count_macs() as count:
         y = layer(torch.empty(batch, channels * groups, height, width, device="meta"))
     assert count.macs == y.numel() * channels * kernel**2

@@ -15,9 +15,7 @@ from sparsedit.settings import resolve
 
 
 def test_importing_presets_imports_no_torch():
-    program = (
-        "import sys, sparsedit.models.presets; print([m for m in sys.modules if m in {'torch', 'diffusers'}])"
-    )
+    program = "import sys, sparsedit.models.presets; print([m for m in sys.modules if m in {'torch', 'diffusers'}])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -74,9 +72,7 @@ def test_turbo_has_the_architecture_of_sdxl():
 
 
 def test_an_unknown_name_gets_one_sentence():
-    with pytest.raises(
-        ModelError, match=r"unknown model 'sdlx'.*demo, sdxl.*did you mean 'sdxl'\?"
-    ) as caught:
+    with pytest.raises(ModelError, match=r"unknown model 'sdlx'.*demo, sdxl.*did you mean 'sdxl'\?") as caught:
         get_preset("sdlx")
     assert "\n" not in str(caught.value)
 

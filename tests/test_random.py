@@ -160,9 +160,7 @@ def test_every_preset_has_a_random_pipeline(name):
 
 def test_parts_of_one_pipeline_differ():
     pipe = random_pipeline(PRESETS["demo"])
-    first, second = (
-        encoder.get_input_embeddings().weight for encoder in (pipe.text_encoder, pipe.text_encoder_2)
-    )
+    first, second = (encoder.get_input_embeddings().weight for encoder in (pipe.text_encoder, pipe.text_encoder_2))
     assert first.shape == second.shape
     assert not torch.equal(first, second)
 
@@ -170,8 +168,6 @@ def test_parts_of_one_pipeline_differ():
 def test_a_random_pipeline_paints_something():
     pipe = random_pipeline(PRESETS["demo"], torch.float32)
     generator = torch.Generator().manual_seed(0)
-    picture = pipe(
-        "a lake", height=64, width=64, num_inference_steps=2, generator=generator, output_type="pt"
-    ).images
+    picture = pipe("a lake", height=64, width=64, num_inference_steps=2, generator=generator, output_type="pt").images
     assert picture.shape == (1, 3, 64, 64)
     assert picture.isfinite().all()

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from sparsedit.editor import Edit, Recorded, Request, Result, SparseEditor, as_tensor
+from sparsedit.editor import Recorded, Result, SparseEditor
 from sparsedit.errors import InputError, SparseditError
 from sparsedit.images import load_image, save_image, to_image
 from sparsedit.jobs import Job
@@ -25,6 +25,7 @@ from sparsedit.measure.clock import Clock
 from sparsedit.measure.memory import peak_bytes
 from sparsedit.measure.twin import Twin
 from sparsedit.metrics.fidelity import fidelity
+from sparsedit.plan import Edit, Request, as_tensor
 from sparsedit.records import SCHEMA, STAGES, Record, append_record, stage_entry
 from sparsedit.runs import RunFolder
 
@@ -86,7 +87,7 @@ class _Runner:
     """One pipeline and the folder its results go to."""
 
     def __init__(self, pipe: DiffusionPipeline, model: str, folder: RunFolder, watch: Watch, suite: str) -> None:
-        self.pipe = pipe
+        self.pipe: Any = pipe
         self.model = model
         self.folder = folder
         self.watch = watch
@@ -95,9 +96,7 @@ class _Runner:
 
     def run(self, job: Job) -> Iterator[Record]:
         settings = job.settings
-        editor = SparseEditor(
-            self.pipe, policy=settings.mask_policy(), on_step=lambda _done, _total: self.watch.step()
-        )
+        editor = SparseEditor(self.pipe, policy=settings.mask_policy(), on_step=lambda _done, _total: self.watch.step())
         original = load_image(job.case.original)
         request = editor.request(
             original,
@@ -211,8 +210,8 @@ class _Runner:
             "prompt": job.case.prompt,
             "edit_prompt": variant.prompt,
             "prompt_changed": variant.prompt != job.case.prompt,
-            "device": str(self.pipe.device),
-            "dtype": str(self.pipe.dtype).removeprefix("torch."),
+            "device": str(self.pipe.unet.device),
+            "dtype": str(self.pipe.unet.dtype).removeprefix("torch."),
             "total": {"dense_s": None, "record_s": None, "sparse_s": None},
         }
 

@@ -118,9 +118,7 @@ class _UncountedMode(TorchDispatchMode):
         self._counter = counter
         self.calls: Counter[str] = Counter()
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         packet = func._overloadpacket
         namespace, _, name = str(packet).rpartition(".")
         # An operator of another library may be anything: better named once too often than dropped.

@@ -6,6 +6,7 @@ is data from strangers, so only classes of diffusers and transformers themselves
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ INDEX = "model_index.json"
 
 @dataclass(frozen=True)
 class FolderIndex:
-    """What `model_index.json` says.
+    """What `model_index.json` says, and `pipeline` has a place for.
 
     `components` maps a component to its class, or to `None` where the pipeline does without it; `options`
     are the pipeline's plain settings (`force_zeros_for_empty_prompt`, ...).
@@ -36,16 +37,19 @@ class FolderIndex:
 def read_index(folder: Path) -> FolderIndex:
     """Read and check the index of `folder`; `ModelError` says what is wrong with it and where."""
     raw = read_json(folder / INDEX)
-    components: dict[str, type | None] = {}
-    options: dict[str, Any] = {}
-    for key, value in raw.items():
-        if key.startswith("_"):
-            continue
-        if isinstance(value, list):
-            components[key] = _component_class(folder, key, value)
-        else:
-            options[key] = value
-    return FolderIndex(_pipeline_class(folder, raw.get("_class_name")), components, options)
+    pipeline = _pipeline_class(folder, raw.get("_class_name"))
+    places = dict(inspect.signature(pipeline).parameters)
+    named = {key: value for key, value in raw.items() if key in places}
+    components = {key: _component_class(folder, key, value) for key, value in named.items() if isinstance(value, list)}
+    for key, place in places.items():
+        if place.default is place.empty and key not in components:
+            raise ModelError(f"{folder / INDEX} names no {key}, which {pipeline.__name__} needs")
+    options = {key: value for key, value in named.items() if key not in components}
+    if "add_watermarker" in places:
+        # SDXL's invisible watermark, on by default when that library is installed, would change pixels
+        # outside the mask.
+        options["add_watermarker"] = False
+    return FolderIndex(pipeline, components, options)
 
 
 def read_json(path: Path) -> dict[str, Any]:

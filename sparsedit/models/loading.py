@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from sparsedit.errors import ModelError, SettingsError
-from sparsedit.models.folder import FolderIndex, read_index
+from sparsedit.models.folder import read_index
 from sparsedit.models.hub import download
 from sparsedit.models.placement import resolve_device, resolve_dtype
 from sparsedit.models.presets import PRESETS, Preset, get_preset
@@ -27,9 +27,7 @@ from sparsedit.models.silence import silence
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
-def load_pipeline(
-    name: str, *, weights: str = "real", dtype: str = "auto", device: str = "auto"
-) -> DiffusionPipeline:
+def load_pipeline(name: str, *, weights: str = "real", dtype: str = "auto", device: str = "auto") -> DiffusionPipeline:
     """The pipeline called `name`, on `device`, all its models in one dtype, without progress bars of its own.
 
     Its class is the one its index names. `weights="random"` needs the configuration files alone (a preset
@@ -51,6 +49,12 @@ def load_pipeline(
         raise ModelError(f"model {name!r} in {precision} does not fit into the memory of {target}") from error
 
 
+def model_revision(pipe: DiffusionPipeline) -> str | None:
+    """The hub's commit that the weights of a loaded pipeline come from; `None` for any other folder."""
+    folder = Path(pipe.config.get("_name_or_path") or "")
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
 def _find(name: str, preset: Preset | None) -> Path:
     """The folder on this machine that holds the model; downloads it where that is needed."""
     if preset is not None:
@@ -68,13 +72,9 @@ def _local_folder(name: str) -> Path:
     if path.is_dir():
         return path
     if path.is_file():
-        raise ModelError(
-            f"{name} is a file; a model is loaded from a diffusers folder (with a model_index.json)"
-        )
+        raise ModelError(f"{name} is a file; a model is loaded from a diffusers folder (with a model_index.json)")
     if _HUB_ID.fullmatch(name):
-        raise ModelError(
-            f"model {name!r} is no folder on this machine: random weights need a preset or a folder"
-        )
+        raise ModelError(f"model {name!r} is no folder on this machine: random weights need a preset or a folder")
     if "/" in name or "\\" in name:
         raise ModelError(f"model folder {name} does not exist")
     get_preset(name)  # not one either: the error names those there are
@@ -92,31 +92,23 @@ def _read(folder: Path, dtype: torch.dtype, variant: str | None) -> DiffusionPip
         for name, cls in index.components.items()
         if cls is not None and issubclass(cls, torch.nn.Module)
     }
-    if _takes_watermarker(index):
-        # SDXL writes an invisible watermark when that package is installed, which would change pixels
-        # outside the mask.
-        parts["add_watermarker"] = False
+    options = {**index.options, "dtype": dtype, "local_files_only": True, "trust_remote_code": False}
     try:
         with silence():
-            return index.pipeline.from_pretrained(
-                str(folder), **parts, dtype=dtype, local_files_only=True, trust_remote_code=False
-            )
+            return index.pipeline.from_pretrained(str(folder), **parts, **options)
     except (OSError, ValueError) as error:
         raise ModelError(f"the model in {folder} cannot be loaded: {_first_sentence(error)}") from error
 
 
 def _read_model(folder: Path, cls: Any, dtype: torch.dtype, variant: str | None) -> torch.nn.Module:
-    """One model of a pipeline, with every weight its architecture has; weights it has no place for are ignored."""
+    """One model of a pipeline, with every weight its architecture has; further weights are ignored."""
     options: dict[str, Any] = {"dtype": dtype, "variant": variant, "use_safetensors": True}
     if issubclass(cls, PreTrainedModel):
-        options["ignore_mismatched_sizes"] = (
-            True  # else it prints a table and raises no reason; checked below
-        )
+        # Else the error only refers to a table that was printed; what does not fit is checked below.
+        options["ignore_mismatched_sizes"] = True
     try:
         with silence():
-            model, info = cls.from_pretrained(
-                str(folder), **options, local_files_only=True, output_loading_info=True
-            )
+            model, info = cls.from_pretrained(str(folder), **options, local_files_only=True, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"the model in {folder} cannot be loaded: {_first_sentence(error)}") from error
     for problem in ("missing", "mismatched"):
@@ -128,11 +120,6 @@ def _read_model(folder: Path, cls: Any, dtype: torch.dtype, variant: str | None)
             )
     # As for random weights; `random.py` says why.
     return model.to(memory_format=torch.channels_last)
-
-
-def _takes_watermarker(index: FolderIndex) -> bool:
-    _, optional = index.pipeline._get_signature_keys(index.pipeline)
-    return "add_watermarker" in optional
 
 
 def _first_sentence(error: Exception) -> str:

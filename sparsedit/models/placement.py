@@ -36,9 +36,7 @@ def resolve_device(device: str) -> torch.device:
 def _cuda(device: str, index: str | None) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0:
-        raise SettingsError(
-            f"device {device!r}: torch sees no CUDA GPU on this machine; use --device auto or cpu"
-        )
+        raise SettingsError(f"device {device!r}: torch sees no CUDA GPU on this machine; use --device auto or cpu")
     number = torch.cuda.current_device() if index is None else int(index)
     if number >= count:
         raise SettingsError(f"device {device!r}: this machine's GPUs are cuda:0 to cuda:{count - 1}")

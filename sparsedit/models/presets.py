@@ -22,9 +22,8 @@ class Preset:
 
     `pipeline` is the diffusers class, `native_size` the side in pixels the model was trained at, `defaults`
     the settings used where neither manifest nor flags say otherwise, `tasks` the tasks it can run,
-    `variant` the weight files' variant on the hub. `configs` names a folder under `configs/` with the JSON
-    files of the architecture, `embedded` a folder of this package that holds the weights too; `None` where
-    there is none.
+    `variant` the weight files' variant on the hub. `embedded` names the folder beside this file that holds
+    the model with its weights; for a preset without one, `configs/<name>` holds its architecture's JSON files.
     """
 
     name: str
@@ -39,7 +38,6 @@ class Preset:
     hub_id: str | None = None
     revision: str | None = None
     variant: str | None = None
-    configs: str | None = None
     embedded: str | None = None
 
     @property
@@ -48,9 +46,9 @@ class Preset:
         return None if self.embedded is None else _HERE / self.embedded
 
     @property
-    def config_folder(self) -> Path | None:
+    def config_folder(self) -> Path:
         """A diffusers folder with at least the configuration files: what random weights are made from."""
-        return self.embedded_folder if self.configs is None else _HERE / "configs" / self.configs
+        return _HERE / "configs" / self.name if self.embedded is None else _HERE / self.embedded
 
     @property
     def fetch_command(self) -> str | None:
@@ -99,7 +97,6 @@ _ALL = (
         defaults={"steps": 30, "strength": 0.7, "guidance": 5.0},
         hub_id="stabilityai/stable-diffusion-xl-base-1.0",
         variant="fp16",
-        configs="sdxl",
     ),
     Preset(
         name="sdxl-refiner",
@@ -112,7 +109,6 @@ _ALL = (
         defaults={"steps": 30, "strength": 0.3, "guidance": 5.0},
         hub_id="stabilityai/stable-diffusion-xl-refiner-1.0",
         variant="fp16",
-        configs="sdxl-refiner",
     ),
     Preset(
         name="sdxl-turbo",
@@ -125,7 +121,6 @@ _ALL = (
         defaults={"steps": 4, "strength": 0.5, "guidance": 0.0},
         hub_id="stabilityai/sdxl-turbo",
         variant="fp16",
-        configs="sdxl-turbo",
     ),
 )
 

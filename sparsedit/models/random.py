@@ -62,9 +62,8 @@ def random_model(
     numbers.
     """
     device = torch.device(device)
-    with init_empty_weights(
-        include_buffers=False
-    ):  # buffers hold computed values, which nothing would restore
+    # Buffers get their storage at once: they hold computed values, which nothing would restore.
+    with init_empty_weights(include_buffers=False):
         model = _build(cls, config)
     numbers = _Numbers(dtype, device, seed)
     for module in model.modules():
@@ -115,8 +114,6 @@ def random_pipeline(
     words and spell the rest, which is no loss before random weights, for which no word means anything.
     """
     folder = model if isinstance(model, Path) else model.config_folder
-    if folder is None:
-        raise ModelError(f"no configuration files for {model} are part of this package, so no random weights")
     index = read_index(folder)
     parts = {name: _component(folder, index, name, dtype, seed, device) for name in index.components}
     pipe = index.pipeline(**parts, **index.options)

@@ -222,7 +222,7 @@ def _taps(coordinate: Tensor, window: Window, axis: int) -> tuple[Tensor, Tensor
 
 def nearest_parents(source: int, grid: int) -> Tensor:
     """For each of `grid` coordinates the one of `source` that nearest up-sampling copies, in torch's own rounding."""
-    line = torch.arange(source, dtype=torch.float64)[None, None]
+    line = torch.arange(source, dtype=torch.float32)[None, None]
     return F.interpolate(line, size=grid, mode="nearest")[0, 0].long()
 
 

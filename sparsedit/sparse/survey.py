@@ -151,7 +151,7 @@ def _refuse_conv(conv: nn.Conv2d) -> str | None:
 def _refuse_attention(attention: Attention) -> str | None:
     if attention.fused_projections:
         return " with fused projections; call unfuse_qkv_projections()"
-    if attention.spatial_norm is not None:
+    if getattr(attention, "spatial_norm", None) is not None:
         return " with a spatial norm"
     if isinstance(getattr(attention, "norm_cross", None), nn.GroupNorm):
         return " with a group norm over the prompt"

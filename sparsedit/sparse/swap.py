@@ -115,9 +115,7 @@ class Surface:
 
         return edge
 
-    def lockstep(
-        self, cache: ActivationCache, sites: Sequence[SitePyramid], observe: Observe
-    ) -> Callable[..., Any]:
+    def lockstep(self, cache: ActivationCache, sites: Sequence[SitePyramid], observe: Observe) -> Callable[..., Any]:
         pick = _RowPicker(1 + len(sites))
 
         def edge(*args: Any, **kwargs: Any) -> Any:

@@ -30,10 +30,12 @@ EDIT_TYPES = {
     9: "change style",
 }
 
+# Scenes from this seed up are in no training set.
+FIRST_TEST_SEED = 1 << 31
+
 # Pixels that differ by more than this many levels belong to the mask, and those around them.
 _MASK_LEVELS = 10
 _MASK_MARGIN = 4
-_FIRST_TEST_SEED = 1 << 31
 
 _TREES: tuple[Trees, ...] = ("pine", "green", "autumn")
 _GROUNDS: tuple[Ground, ...] = ("meadow", "desert", "snow")
@@ -88,7 +90,7 @@ def edit_pair(seed: int, kind: str | None = None, *, width: int = BASE_WIDTH) ->
     target = None
     while target is None:
         drawn = kind or str(rng.choice(list(EDITS)))
-        source = sample_scene(int(rng.integers(1 << 30)) + _FIRST_TEST_SEED, width)
+        source = sample_scene(int(rng.integers(1 << 30)) + FIRST_TEST_SEED, width)
         target = edit_scene(source, drawn, rng)
     before, after = render(source), render(target)
     changed = np.abs(before.astype(int) - after).max(-1) > _MASK_LEVELS

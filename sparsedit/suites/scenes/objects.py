@@ -163,9 +163,7 @@ class _HousePainter:
         edge = self._lit(self.roof, 0.72)
         peak = [(middle, ridge - thickness), (middle, ridge + thickness * 0.6)]
         near = self.eaves + overhang
-        self.patch.fill(
-            [(self.left - overhang, near), (self.left - overhang, near - thickness * 1.2), *peak], edge
-        )
+        self.patch.fill([(self.left - overhang, near), (self.left - overhang, near - thickness * 1.2), *peak], edge)
         far = self.left + front
         far_edge = [(far + overhang * 0.4, self.eaves + overhang * 1.4), (far + overhang * 0.8, self.eaves)]
         self.patch.fill([*peak, *far_edge], edge)

@@ -42,9 +42,7 @@ def _paint_house_and_trees(canvas: Canvas) -> None:
     scene = canvas.scene
     standing: list[tuple[float, Callable[[], None]]] = []
     if scene.trees != "none":
-        standing += [
-            (tree_foot(canvas, spot), partial(paint_tree, canvas, spot)) for spot in scene.tree_spots
-        ]
+        standing += [(tree_foot(canvas, spot), partial(paint_tree, canvas, spot)) for spot in scene.tree_spots]
     if scene.house is not None:
         standing.append((scene.house.y, partial(paint_house, canvas, scene.house)))
     for _, paint in sorted(standing, key=lambda item: item[0]):

@@ -78,9 +78,7 @@ class Scene:
 def sample_scene(seed: int, width: int = BASE_WIDTH) -> Scene:
     """The scene of a seed; `width` is a multiple of 8, at least 256 px, else InputError."""
     if width < BASE_WIDTH or width % 8:
-        raise InputError(
-            f"A scene cannot be {width} px wide: the width is a multiple of 8 from {BASE_WIDTH} px up."
-        )
+        raise InputError(f"A scene cannot be {width} px wide: the width is a multiple of 8 from {BASE_WIDTH} px up.")
     rng = np.random.default_rng([7, seed])
     stretch = width / BASE_WIDTH
     time = cast(Time, str(rng.choice(["day", "sunset", "night"], p=[0.44, 0.29, 0.27])))

@@ -1,0 +1,86 @@
+"""The command line: parses, calls a command, and turns errors into one sentence and an exit code.
+
+0 done, 1 some cases failed (or a defect of this program), 2 usage or bad input, 3 a threshold not met, 130
+interrupted. Importing this imports neither torch nor anything that needs it.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from sparsedit import __version__
+from sparsedit.commands import models as models_command
+from sparsedit.commands.edit import edit
+from sparsedit.commands.env import env
+from sparsedit.commands.report import report
+from sparsedit.errors import SparseditError
+
+INTERRUPTED = 130
+
+app = typer.Typer(name="sparsedit", add_completion=False, pretty_exceptions_enable=False)
+app.command()(edit)
+app.command()(report)
+app.add_typer(models_command.app, name="models")
+app.command()(env)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sparsedit {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _sparsedit(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Sparse image editing with diffusion models: compute only the pixels that change."""
+    if context.invoked_subcommand is None:
+        context.get_help()  # prints it
+        raise typer.Exit(2)
+
+
+def main() -> NoReturn:
+    """Run the command line and leave the process with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # Not every terminal's encoding has an arrow; a table with a question mark is better than none.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; --debug shows tracebacks too."""
+    try:
+        return app(arguments, prog_name="sparsedit", standalone_mode=False) or 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        if "--debug" in arguments:
+            traceback.print_exception(error)
+        return _report(error)
+
+
+def _report(error: Exception) -> int:
+    """Say on stderr what went wrong, and return the exit code that goes with it."""
+    from sparsedit.report.text import printable
+
+    match error:
+        case SparseditError():
+            sentence, code = str(error), error.exit_code
+        case typer.TyperException():
+            sentence, code = error.format_message(), error.exit_code
+        case _:
+            defect = "this is a defect of sparsedit; --debug shows where"
+            sentence, code = f"{type(error).__name__}: {error} ({defect})", 1
+    lines = [printable(line) for line in sentence.splitlines()]
+    print("error:", "\n".join(lines), file=sys.stderr)
+    return code

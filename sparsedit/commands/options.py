@@ -1,0 +1,134 @@
+"""The options that commands share, each described once. Ranges and choices are checked with the settings."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Format(StrEnum):
+    """How a result is written to stdout."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+    MD = "md"
+
+
+_PICTURES = "The edit"
+_HOW = "How it is made"
+_MASK = "What counts as edited"
+_WHERE = "Model and machine"
+_OUT = "Results"
+
+Edited = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--edited", metavar="IMG", help="An edited copy of INPUT; may be repeated.", rich_help_panel=_PICTURES
+    ),
+]
+Mask = Annotated[
+    Path | None,
+    typer.Option("--mask", metavar="IMG", help="What is edited, white on black (or .npy).", rich_help_panel=_PICTURES),
+]
+Prompt = Annotated[
+    str | None, typer.Option("--prompt", metavar="T", help="What INPUT shows.", rich_help_panel=_PICTURES)
+]
+EditPrompt = Annotated[
+    str | None,
+    typer.Option("--edit-prompt", metavar="T", help="What the edit shows, if not the same.", rich_help_panel=_PICTURES),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="Where a manifest's pictures are.", rich_help_panel=_PICTURES),
+]
+AllowOutside = Annotated[
+    bool,
+    typer.Option("--allow-outside", help="Take pictures from outside that folder too.", rich_help_panel=_PICTURES),
+]
+
+Task = Annotated[
+    str | None, typer.Option("--task", metavar="sdedit|inpaint", help="The kind of edit.", rich_help_panel=_HOW)
+]
+Steps = Annotated[int | None, typer.Option("--steps", help="Steps of the schedule.", rich_help_panel=_HOW)]
+Strength = Annotated[
+    float | None, typer.Option("--strength", help="Share of the schedule that is run.", rich_help_panel=_HOW)
+]
+Guidance = Annotated[
+    float | None, typer.Option("--guidance", help="Scale of classifier-free guidance.", rich_help_panel=_HOW)
+]
+NegativePrompt = Annotated[
+    str | None,
+    typer.Option("--negative-prompt", metavar="T", help="What the edit must not show.", rich_help_panel=_HOW),
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the noise.", rich_help_panel=_HOW)]
+Way = Annotated[
+    str | None,
+    typer.Option(
+        "--way",
+        metavar="alongside|warm",
+        help="Edits in one batch with their original, or after it was recorded.",
+        rich_help_panel=_HOW,
+    ),
+]
+Dense = Annotated[
+    bool | None,
+    typer.Option("--dense/--no-dense", help="Also run the dense edit, to compare with.", rich_help_panel=_HOW),
+]
+
+Policy = Annotated[
+    str | None,
+    typer.Option("--policy", metavar="tight|published", help="Named values of the four below.", rich_help_panel=_MASK),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option("--threshold", help="Smallest difference that counts, of a range of 2.", rich_help_panel=_MASK),
+]
+Grow = Annotated[int | None, typer.Option("--grow", help="Pixels by which the mask is grown.", rich_help_panel=_MASK)]
+LevelDilation = Annotated[
+    int | None,
+    typer.Option("--level-dilation", help="The same at every resolution in the model.", rich_help_panel=_MASK),
+]
+Feather = Annotated[
+    int | None, typer.Option("--feather", help="Width in pixels of the blend at its border.", rich_help_panel=_MASK)
+]
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", metavar="NAME", help="A preset, a hub id or a diffusers folder.", rich_help_panel=_WHERE
+    ),
+]
+Device = Annotated[
+    str | None, typer.Option("--device", metavar="auto|cpu|cuda[:N]|mps", help="What computes.", rich_help_panel=_WHERE)
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option("--dtype", metavar="auto|float32|bfloat16|float16", help="Precision.", rich_help_panel=_WHERE),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option("--weights", metavar="real|random", help="Random ones need no download.", rich_help_panel=_WHERE),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="YAML with these options as keys.", rich_help_panel=_WHERE),
+]
+
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="DIR", help="The run's folder; else runs/NAME-TIME.", rich_help_panel=_OUT),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run there.", rich_help_panel=_OUT)]
+OutputFormat = Annotated[
+    Format, typer.Option("--output-format", help="Of the summary on stdout.", rich_help_panel=_OUT)
+]
+Json = Annotated[bool, typer.Option("--json", help="End stdout with one line of JSON.", rich_help_panel=_OUT)]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything, show the plan, run nothing.", rich_help_panel=_OUT)
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Nothing on stderr but errors.", rich_help_panel=_OUT)]
+Debug = Annotated[bool, typer.Option("--debug", help="Errors with their traceback.", rich_help_panel=_OUT)]

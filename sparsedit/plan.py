@@ -1,0 +1,120 @@
+"""From an edit to what is computed for it: the picture that goes in, its mask, the sites that follow.
+
+Tensors in and out of pixels only; no model is known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sparsedit.errors import InputError
+from sparsedit.images import to_tensor
+from sparsedit.masks import difference, dilate, edit_ratio, feather
+from sparsedit.settings import MaskPolicy
+from sparsedit.sparse import SitePyramid
+from sparsedit.stages import Schedule
+
+Picture = Image.Image | Tensor
+"""An RGB image, or a float tensor [1, 3, H, W] in [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """An original and how it is processed; every edit of it shares these."""
+
+    original: Tensor
+    prompt: str
+    negative: str
+    task: str
+    schedule: Schedule
+    seed: int
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One edit: an edited picture, a mask (bool [H, W]), or both, and its prompt when it differs."""
+
+    edited: Picture | None = None
+    mask: Tensor | None = None
+    prompt: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An edit made ready: what goes in, what is computed (`hole`) and what may change (`blend`)."""
+
+    picture: Tensor
+    prompt: str
+    hole: Tensor
+    blend: Tensor
+    sites: SitePyramid
+    edit_ratio: float
+    mask_source: str
+
+
+def plan_edit(request: Request, edit: Edit, policy: MaskPolicy) -> Plan:
+    """What an edit changes: its mask, the sites that follow, and the picture that goes in.
+
+    With a mask given, strokes of the edited picture outside it are not taken over. Raises InputError when edit and
+    original differ in size, or when what the task needs is missing.
+    """
+    original, task = request.original, request.task
+    edited = None if edit.edited is None else as_tensor(edit.edited)
+    if edited is not None and edited.shape != original.shape:
+        raise InputError(_size_sentence("the edited picture", edited.shape[-2:], original))
+    if edit.mask is not None and edit.mask.shape != original.shape[-2:]:
+        raise InputError(_size_sentence("the mask", edit.mask.shape, original))
+    if edited is None and (task == "sdedit" or edit.mask is None):
+        needed = "an edited picture" if task == "sdedit" else "a mask, or an edited picture whose difference is one"
+        raise InputError(f"{task} needs {needed}")
+    picture = original if edited is None else edited
+    if edit.mask is None:
+        changed = difference(original, picture, policy.threshold)
+    else:
+        changed = edit.mask
+        picture = torch.where(changed, picture, original)
+    hole = dilate(changed, policy.grow)
+    return Plan(
+        picture=picture,
+        prompt=request.prompt if edit.prompt is None else edit.prompt,
+        hole=hole,
+        blend=hole if edit.mask is None else changed,
+        sites=SitePyramid.from_mask(hole, level_dilation=policy.level_dilation),
+        edit_ratio=edit_ratio(changed),
+        mask_source="difference" if edit.mask is None else "user",
+    )
+
+
+def plan_nothing(request: Request) -> Plan:
+    """The original as a plan in which nothing changes."""
+    nothing = torch.zeros(request.original.shape[-2:], dtype=torch.bool)
+    return Plan(request.original, request.prompt, nothing, nothing, SitePyramid(nothing), 0.0, "none")
+
+
+def composite(base: Tensor, generated: Tensor, mask: Tensor, feather_px: int) -> Tensor:
+    """`generated` where the mask (bool [H, W]) is, blended over `feather_px` at its inner border, else `base`.
+
+    Outside the mask the result's bits are those of `base`.
+    """
+    if not feather_px:
+        return torch.where(mask, generated, base)
+    alpha = feather(mask, feather_px)
+    return torch.where(mask, base + alpha * (generated - base), base)
+
+
+def as_tensor(picture: Picture) -> Tensor:
+    """A picture as a float tensor [1, 3, H, W] in [-1, 1]. Raises InputError for a tensor of another kind."""
+    if isinstance(picture, Image.Image):
+        return to_tensor(picture)
+    if picture.ndim != 4 or picture.shape[:2] != (1, 3) or not picture.is_floating_point():
+        raise InputError(f"a picture must be a float tensor [1, 3, H, W] in [-1, 1], not {list(picture.shape)}")
+    return picture.float()
+
+
+def _size_sentence(what: str, size: Sequence[int], original: Tensor) -> str:
+    return f"{what} is {size[1]}x{size[0]}, the original {original.shape[3]}x{original.shape[2]}; they must be the same"

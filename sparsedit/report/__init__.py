@@ -1,0 +1,1 @@
+"""What records say, shown: tables for terminals and files, and a page. Pure functions of records; knows no models."""

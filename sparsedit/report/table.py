@@ -1,0 +1,72 @@
+"""The summary of a run on a terminal. Fits 80 columns with two lines per edit, and takes one where there is room."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sparsedit.report.summary import Row, Summary
+from sparsedit.report.text import HEADINGS, STAGE_HEADINGS, printable, row_cells, stage_cells
+
+if TYPE_CHECKING:
+    from rich.console import JustifyMethod
+
+WIDE = 120
+"""Columns from which an edit has one line."""
+
+# The columns that share one where there is less room, the second below the first.
+_STACKED = ((0, 1), (2, 3), (4, 5), (6,), (7, 8), (9, 10))
+
+
+def summary_view(summary: Summary, width: int) -> RenderableType:
+    """Everything of a summary, for a terminal of `width` columns."""
+    parts: list[RenderableType] = [Text(printable(summary.title), style="bold"), _edits(summary, width), Text()]
+    if summary.stages:
+        stages = grid((heading, "right" if index else "left") for index, heading in enumerate(STAGE_HEADINGS))
+        for stage in summary.stages:
+            stages.add_row(*cells(stage_cells(stage)))
+        parts += [stages, Text()]
+    parts += [Text(printable(note), style="yellow") for note in summary.notes]
+    if summary.machine:
+        parts.append(Text(printable(summary.machine), style="dim"))
+    return Group(*parts)
+
+
+def grid(columns: Iterable[tuple[str, JustifyMethod]]) -> Table:
+    """An empty table in the house style; columns are headings with how their cells are set."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
+    for heading, justify in columns:
+        table.add_column(heading, justify=justify, overflow="fold", no_wrap=justify == "right")
+    return table
+
+
+def cells(values: Iterable[str]) -> list[Text]:
+    """Values as they are: no markup is read in them, and nothing of them acts on the terminal."""
+    return [Text(printable(value)) for value in values]
+
+
+def _edits(summary: Summary, width: int) -> Table:
+    groups: Sequence[Sequence[int]] = [(index,) for index in range(len(HEADINGS))] if width >= WIDE else _STACKED
+    left = (0, 1, 3)
+    headings = ("\n".join(HEADINGS[index] for index in group) for group in groups)
+    table = grid(zip(headings, ("left" if group[0] in left else "right" for group in groups), strict=True))
+    for row in (*summary.rows, *summary.means):
+        values = cells(row_cells(row))
+        for index in (group[1] for group in groups if len(group) > 1):
+            values[index].stylize("dim")
+        stacks = (Text("\n").join(values[index] for index in group) for group in groups)
+        table.add_row(*stacks, style=_style(row, summary))
+        if row is summary.rows[-1]:
+            table.add_section()
+    return table
+
+
+def _style(row: Row, summary: Summary) -> str:
+    if row.failed:
+        return "red"
+    return "bold" if row in summary.means else ""

@@ -1,0 +1,1 @@
+"""How the embedded demo model was made: data, training, export and scoring. Not part of the installed package."""
