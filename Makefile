@@ -24,8 +24,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP) ## run every edit of manifests/demo.yaml on the embedded model
-	$(BIN)/sparsedit edit manifests/demo.yaml -o $(RUN)
-	@echo "Pictures of every edit, sparse beside dense: $(RUN)/images/<case>/<variant>/"
+	$(BIN)/sparsedit edit manifests/demo.yaml -o $(RUN) --overwrite
+	@echo "Every edit, sparse beside dense: open $(RUN)/report.html, or see $(RUN)/images/<case>/<variant>/"
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

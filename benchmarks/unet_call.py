@@ -1,6 +1,6 @@
 """One call of the full-size SDXL UNet, dense against thin, on the published cases.
 
-    python benchmarks/unet_call.py --data DIR [--samples N] [--output FILE]
+    python benchmarks/unet_call.py --data DIR [--samples N] [--no-pack] [--output FILE]
 
 Random weights, bf16 where the processor has it, 512x1024 pixels, batch 2 (classifier-free guidance). Every round runs
 the dense call once and each thin one after it, so that a ratio never compares two different moments of a machine;
@@ -29,7 +29,7 @@ from sparsedit.models.placement import resolve_dtype
 from sparsedit.models.presets import get_preset
 from sparsedit.models.random import random_model, random_pipeline
 from sparsedit.settings import POLICIES
-from sparsedit.sparse import ActivationCache, SitePyramid, record, sparse
+from sparsedit.sparse import ActivationCache, PackedWeights, SitePyramid, record, sparse
 from sparsedit.stages import Stages
 
 HEIGHT, WIDTH, BATCH = 512, 1024, 2
@@ -52,7 +52,7 @@ def call(unet: torch.nn.Module, inputs: tuple[Any, ...], conditions: dict[str, A
 
 
 @torch.inference_mode()
-def measure(model: str, data: Path, samples: int) -> dict[str, Any]:
+def measure(model: str, data: Path, samples: int, pack: bool) -> dict[str, Any]:
     preset = get_preset(model)
     device = torch.device("cpu")
     dtype = resolve_dtype("auto", device, preset)
@@ -69,7 +69,7 @@ def measure(model: str, data: Path, samples: int) -> dict[str, Any]:
     conditions["encoder_hidden_states"] = real(conditions["encoder_hidden_states"])
     conditions["added_cond_kwargs"] = {key: real(value) for key, value in conditions["added_cond_kwargs"].items()}
     inputs = (torch.randn(BATCH, stages.channels, HEIGHT // 8, WIDTH // 8, generator=generator).to(dtype), 500)
-    cache = ActivationCache()
+    cache, packed = ActivationCache(), PackedWeights() if pack else None
     rows: dict[str, dict[str, Any]] = {}
     sites: dict[str, SitePyramid] = {}
     for case, mask in cases(data).items():
@@ -85,7 +85,7 @@ def measure(model: str, data: Path, samples: int) -> dict[str, Any]:
     for number in range(samples + 1):
         seconds = {"dense": call(unet, inputs, conditions)}
         for name, pyramid in sites.items():
-            with sparse(unet, cache, pyramid):
+            with sparse(unet, cache, pyramid, packed=packed):
                 call(unet, inputs, conditions)
                 seconds[name] = call(unet, inputs, conditions)
         if number:
@@ -97,10 +97,19 @@ def measure(model: str, data: Path, samples: int) -> dict[str, Any]:
         row |= {"speedup": statistics.median(ratios), "speedup_range": [min(ratios), max(ratios)]}
         row["macs_ratio"] = dense["macs"] / row["macs"]
     return {
-        "model": model, "size": [WIDTH, HEIGHT], "batch": BATCH, "dtype": str(dtype).removeprefix("torch."),
-        "load": os.getloadavg()[0], "record_s": record_seconds, "cache_bytes_per_step": step.nbytes,
-        "peak_bytes": peak_bytes(device), "dense": dense, "thin": rows, "environment": environment(),
-    }  # fmt: skip
+        "model": model,
+        "size": [WIDTH, HEIGHT],
+        "batch": BATCH,
+        "dtype": str(dtype).removeprefix("torch."),
+        "load": os.getloadavg()[0],
+        "record_s": record_seconds,
+        "cache_bytes_per_step": step.nbytes,
+        "packed_bytes": packed.nbytes if packed else 0,
+        "peak_bytes": peak_bytes(device),
+        "dense": dense,
+        "thin": rows,
+        "environment": environment(),
+    }
 
 
 def main() -> None:
@@ -108,9 +117,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="sdxl")
     parser.add_argument("--samples", type=int, default=5)
+    parser.add_argument("--pack", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    result = measure(options.model, options.data, options.samples)
+    result = measure(options.model, options.data, options.samples, options.pack)
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(result, indent=1) + "\n")

@@ -25,7 +25,8 @@ from sparsedit.images import to_image
 from sparsedit.measure.clock import Clock
 from sparsedit.plan import Edit, Picture, Plan, Request, as_tensor, composite, plan_edit, plan_nothing
 from sparsedit.settings import POLICIES, MaskPolicy
-from sparsedit.sparse import ActivationCache
+from sparsedit.sparse import ActivationCache, PackedWeights
+from sparsedit.sparse.packing import can_pack
 from sparsedit.stages import OnStep, Schedule, Stages
 from sparsedit.tasks.inpaint import inpaint
 from sparsedit.tasks.sdedit import sdedit
@@ -75,7 +76,8 @@ class Recorded:
 class SparseEditor:
     """Edits with a stock pipeline of the Stable Diffusion families, computing only what an edit changed.
 
-    `policy` says how an edit becomes a mask; `on_step(done, total)` is called after each denoising step.
+    `policy` says how an edit becomes a mask; `on_step(done, total)` is called after each denoising step. On a CPU in
+    bfloat16, `pack` keeps a second copy of the weights in the layout its kernels want: faster edits, more memory.
     """
 
     def __init__(
@@ -85,8 +87,10 @@ class SparseEditor:
         policy: MaskPolicy = POLICIES["tight"],
         break_even: float = BREAK_EVEN,
         on_step: OnStep = lambda done, total: None,
+        pack: bool = True,
     ) -> None:
         self.stages = Stages(pipe)
+        self.packed = PackedWeights() if pack and can_pack() and self.stages.unet.dtype == torch.bfloat16 else None
         self.policy = policy
         self.break_even = break_even
         self.on_step = on_step
@@ -148,7 +152,7 @@ class SparseEditor:
             return self._dense(request, plan, base, reason)
         clock = Clock(self.stages.device)
         self._time_text(clock, request, plan.prompt)
-        generated, latents = self._run(Thin(clock, self.recorded.caches, plan.sites), request, [plan])
+        generated, latents = self._run(Thin(clock, self.recorded.caches, plan.sites, self.packed), request, [plan])
         return self._result(plan, base, generated, latents, "warm", None, clock)
 
     def alongside(self, request: Request, edits: Sequence[Edit]) -> tuple[Recorded, list[Result]]:
@@ -165,7 +169,7 @@ class SparseEditor:
             return whole, [self._untouched(plan, request) for plan in plans]
         for clock, prompt in zip(clocks, [request.prompt, *(plan.prompt for plan in thin)], strict=True):
             self._time_text(clock, request, prompt)
-        way = Lockstep(clocks, [plan.sites for plan in thin])
+        way = Lockstep(clocks, [plan.sites for plan in thin], self.packed)
         generated, latents = self._run(way, request, [plan_nothing(request), *thin])
         whole.picture, whole.caches = generated[:1], way.caches
         base = self._base(request, whole.picture)

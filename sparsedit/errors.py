@@ -74,9 +74,7 @@ def dotted(location: Location) -> str:
     return text or "the top level"
 
 
-def sentences(
-    error: ValidationError, model: type[BaseModel], place: Callable[[Location], str] = dotted
-) -> list[str]:
+def sentences(error: ValidationError, model: type[BaseModel], place: Callable[[Location], str] = dotted) -> list[str]:
     """One sentence for each fault that pydantic found while validating `model`.
 
     `place` says where a location is, for instance with its line in a file.
@@ -135,7 +133,5 @@ def _keys_at(model: type[Any], location: Location) -> list[str]:
     for part in location:
         if isinstance(part, str):
             annotation = model.model_fields[part].annotation
-            model = next(
-                kind for kind in (annotation, *get_args(annotation)) if hasattr(kind, "model_fields")
-            )
+            model = next(kind for kind in (annotation, *get_args(annotation)) if hasattr(kind, "model_fields"))
     return list(model.model_fields)

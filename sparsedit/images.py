@@ -68,9 +68,7 @@ def _check_header(image: Image.Image, path: Path, max_pixels: int) -> None:
     if frames > 1 and image.format != "MPO":
         raise InputError(f"{path} has {frames} frames; a picture must have one.")
     if image.mode not in (*_PLAIN, *_WITH_ALPHA, *_GREY_16):
-        raise InputError(
-            f"{path} has pixels of kind {image.mode}, which have no fixed white; save it with 8 bits."
-        )
+        raise InputError(f"{path} has pixels of kind {image.mode}, which have no fixed white; save it with 8 bits.")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

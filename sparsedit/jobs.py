@@ -19,9 +19,10 @@ from sparsedit.settings import Settings, resolve
 
 @dataclass(frozen=True)
 class Job:
-    """One original and the variants of it that are edited under the same settings."""
+    """One original, run under `prompt`, and the variants of it that are edited under the same settings."""
 
     case: Case
+    prompt: str
     variants: tuple[Variant, ...]
     settings: Settings
 
@@ -34,7 +35,7 @@ class Job:
         what = {
             "case": self.case.id,
             "variant": variant.id,
-            "prompts": [self.case.prompt, variant.prompt],
+            "prompts": [self.prompt, variant.prompt],
             "model": model,
             "settings": self.settings.model_dump(exclude={"device"}),
         }
@@ -63,13 +64,18 @@ def _jobs_of(
     config: Mapping[str, Any],
     flags: Mapping[str, Any],
 ) -> Iterator[Job]:
-    groups: dict[Settings, list[Variant]] = {}
+    groups: dict[tuple[str, Settings], list[Variant]] = {}
     for variant in case.variants:
         settings = resolve(preset_defaults, manifest.defaults, case.settings, variant.settings, config, flags)
         _check(case, variant, settings)
-        groups.setdefault(settings, []).append(variant)
-    for settings, variants in groups.items():
-        yield Job(case, tuple(variants), settings)
+        groups.setdefault((_prompt_of_original(case, variant, settings), settings), []).append(variant)
+    for (prompt, settings), variants in groups.items():
+        yield Job(case, prompt, tuple(variants), settings)
+
+
+def _prompt_of_original(case: Case, variant: Variant, settings: Settings) -> str:
+    context = settings.context or ("self" if settings.task == "inpaint" else "original")
+    return variant.prompt if context == "self" else case.prompt
 
 
 def _check(case: Case, variant: Variant, settings: Settings) -> None:

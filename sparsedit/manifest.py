@@ -164,9 +164,7 @@ def _checked_picture(text: object, info: ValidationInfo) -> Path:
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"{shown(text)} cannot be followed ({error})") from None
     if not folder.allow_outside and not path.is_relative_to(folder.root):
-        raise ValueError(
-            f"{shown(text)} lies outside {folder.root}; move it there, or allow it with --allow-outside"
-        )
+        raise ValueError(f"{shown(text)} lies outside {folder.root}; move it there, or allow it with --allow-outside")
     if fault := file_fault(path):
         raise ValueError(f"{shown(text)} {fault} (sought in {folder.root})")
     return path

@@ -40,9 +40,7 @@ def _picture_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
         raise InputError(f"The mask {path} is transparent in places; save it as opaque black and white.")
     levels = np.asarray(to_rgb(image))
     if (levels != levels[..., :1]).any():
-        raise InputError(
-            f"The mask {path} has colours; a mask is black where pixels stay and white elsewhere."
-        )
+        raise InputError(f"The mask {path} has colours; a mask is black where pixels stay and white elsewhere.")
     return levels[..., 0] >= ACTIVE_LEVEL
 
 
@@ -78,9 +76,7 @@ def difference(a: torch.Tensor, b: torch.Tensor, threshold: float) -> torch.Tens
     """
     if a.shape != b.shape:
         sizes = [f"{picture.shape[-1]}x{picture.shape[-2]}" for picture in (a, b)]
-        raise InputError(
-            f"The original is {sizes[0]} pixels and the edited picture {sizes[1]}; they must agree."
-        )
+        raise InputError(f"The original is {sizes[0]} pixels and the edited picture {sizes[1]}; they must agree.")
     return (a - b).abs().amax(dim=1)[0] > threshold
 
 

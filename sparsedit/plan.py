@@ -46,10 +46,12 @@ class Edit:
 
 @dataclass(frozen=True)
 class Plan:
-    """An edit made ready: what goes in, what is computed (`hole`) and what may change (`blend`)."""
+    """An edit made ready: what goes in, where it was edited (`changed`), what is computed (`hole`), what may change
+    (`blend`); masks are bool [H, W]."""
 
     picture: Tensor
     prompt: str
+    changed: Tensor
     hole: Tensor
     blend: Tensor
     sites: SitePyramid
@@ -82,6 +84,7 @@ def plan_edit(request: Request, edit: Edit, policy: MaskPolicy) -> Plan:
     return Plan(
         picture=picture,
         prompt=request.prompt if edit.prompt is None else edit.prompt,
+        changed=changed,
         hole=hole,
         blend=hole if edit.mask is None else changed,
         sites=SitePyramid.from_mask(hole, level_dilation=policy.level_dilation),
@@ -93,7 +96,7 @@ def plan_edit(request: Request, edit: Edit, policy: MaskPolicy) -> Plan:
 def plan_nothing(request: Request) -> Plan:
     """The original as a plan in which nothing changes."""
     nothing = torch.zeros(request.original.shape[-2:], dtype=torch.bool)
-    return Plan(request.original, request.prompt, nothing, nothing, SitePyramid(nothing), 0.0, "none")
+    return Plan(request.original, request.prompt, nothing, nothing, nothing, SitePyramid(nothing), 0.0, "none")
 
 
 def composite(base: Tensor, generated: Tensor, mask: Tensor, feather_px: int) -> Tensor:

@@ -80,7 +80,7 @@ def _outcome(record: Record) -> str:
     [row] = summarise([record]).rows
     parts = ["failed" if row.failed else row.way or ""]
     if row.speedup is not None:
-        parts.append(f"{times(row.speedup)} faster")
+        parts.append(f"n-th edit {times(row.speedup)}")
     if row.inside_psnr is not None:
         parts.append(f"{figure(row.inside_psnr)} dB inside")
     return printable(f"{row.name}: {', '.join(parts)}")

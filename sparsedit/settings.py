@@ -51,9 +51,11 @@ Pixels = Annotated[int, Field(ge=0)]
 class Settings(BaseModel):
     """How an edit is made. None means "not said": the preset's or the policy's value holds.
 
-    `strength` is the share of the schedule that is run on the picture, `guidance` the scale of
-    classifier-free guidance, `dense` whether the dense edit is run too, for the comparison; `threshold`,
-    `grow`, `level_dilation` and `feather` override those of `policy` one by one (see `MaskPolicy`).
+    `strength` is the share of the schedule that is run on the picture, `guidance` the scale of classifier-free
+    guidance, `dense` whether the dense edit is run too, for the comparison. `context` says whether the original runs
+    under its own prompt or the edit's: by default its own for sdedit, where its picture is kept outside the mask, and
+    the edit's for inpaint, where the photo is. `threshold`, `grow`, `level_dilation` and `feather` override those of
+    `policy` one by one (see `MaskPolicy`).
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
@@ -65,6 +67,7 @@ class Settings(BaseModel):
     negative_prompt: str = ""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     way: Literal["alongside", "warm"] = "alongside"
+    context: Literal["original", "self"] | None = None
     dense: bool = True
     policy: Literal["tight", "published"] = "tight"
     threshold: Annotated[float, Field(ge=0, lt=2)] | None = None
@@ -96,9 +99,7 @@ class Settings(BaseModel):
         """The named policy, with the settings that override it."""
         policy = POLICIES[self.policy]
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(policy)}
-        return dataclasses.replace(
-            policy, **{name: value for name, value in own.items() if value is not None}
-        )
+        return dataclasses.replace(policy, **{name: value for name, value in own.items() if value is not None})
 
 
 def effective_steps(steps: int, strength: float) -> int:

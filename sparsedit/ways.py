@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from torch import nn
 
 from sparsedit.measure.clock import Clock
-from sparsedit.sparse import ActivationCache, SitePyramid, alongside, record, sparse
+from sparsedit.sparse import ActivationCache, PackedWeights, SitePyramid, alongside, record, sparse
 
 
 class Way(ABC):
@@ -50,14 +50,17 @@ class Recording(Way):
 class Thin(Way):
     """The active sites alone, on what a recording left."""
 
-    def __init__(self, clock: Clock, caches: dict[str, ActivationCache], sites: SitePyramid) -> None:
+    def __init__(
+        self, clock: Clock, caches: dict[str, ActivationCache], sites: SitePyramid, packed: PackedWeights | None = None
+    ) -> None:
         super().__init__(clock)
         self.caches = caches
         self.sites = sites
+        self.packed = packed
 
     @contextmanager
     def around(self, stage: str, model: nn.Module) -> Iterator[None]:
-        with self.clock.stage(stage), sparse(model, self.caches[stage], self.sites):
+        with self.clock.stage(stage), sparse(model, self.caches[stage], self.sites, packed=self.packed):
             yield
 
 
@@ -67,14 +70,17 @@ class Lockstep(Way):
     `caches` are there to be asked how large they grew; they hold no step after their call.
     """
 
-    def __init__(self, clocks: Sequence[Clock], sites: Sequence[SitePyramid]) -> None:
+    def __init__(
+        self, clocks: Sequence[Clock], sites: Sequence[SitePyramid], packed: PackedWeights | None = None
+    ) -> None:
         super().__init__(clocks[0])
+        self.packed = packed
         self.clocks = clocks
         self.sites = sites
         self.caches: dict[str, ActivationCache] = {}
 
     @contextmanager
     def around(self, stage: str, model: nn.Module) -> Iterator[None]:
-        with alongside(model, self.sites, lambda row: self.clocks[row].stage(stage)) as cache:
+        with alongside(model, self.sites, lambda row: self.clocks[row].stage(stage), packed=self.packed) as cache:
             self.caches[stage] = cache
             yield

@@ -15,8 +15,6 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 
-from sparsedit.sparse.rows import tensors_of
-
 Size = tuple[int, int]
 Inputs = dict[str, Any]
 
@@ -72,21 +70,6 @@ class Pyramidal(nn.Module):
         x = x + self.dilated(x)
         x = x + self.down(self.act(self.oblong(self.up(x))))
         return self.out(x), self.deep(self.act(x)) + self.skip(x)
-
-
-def outputs(result: Any) -> list[Tensor]:
-    """The tensors of whatever a model returns."""
-    return tensors_of(result)
-
-
-def relative_error(result: Any, reference: Any) -> float:
-    """The largest over all output tensors, of the norms' ratio and of the maxima's."""
-    worst = 0.0
-    for found, wanted in zip(outputs(result), outputs(reference), strict=True):
-        difference = found.double() - wanted.double()
-        for size in (Tensor.norm, lambda tensor: tensor.abs().max()):
-            worst = max(worst, float(size(difference) / size(wanted.double())))
-    return worst
 
 
 def noise(*shape: int, seed: int) -> Tensor:

@@ -17,8 +17,9 @@ from diffusers.models.downsampling import Downsample2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
-from families import Inputs, Size, outputs
 from sparsedit.sparse import SitePyramid
+from tests.engine import outputs
+from tests.families import Inputs, Size
 
 
 class Reference:

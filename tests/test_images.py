@@ -146,8 +146,7 @@ def test_sixteen_bit_grey_from_a_big_endian_tiff(tmp_path: Path) -> None:
     tags = [(256, 3, 2), (257, 3, 1), (258, 3, 16), (259, 3, 1), (262, 3, 1), (273, 4, 134), (277, 3, 1)]
     tags += [(278, 3, 1), (279, 4, 4)]
     fields = b"".join(
-        struct.pack(">HHI", tag, kind, 1)
-        + (struct.pack(">HH", value, 0) if kind == 3 else struct.pack(">I", value))
+        struct.pack(">HHI", tag, kind, 1) + (struct.pack(">HH", value, 0) if kind == 3 else struct.pack(">I", value))
         for tag, kind, value in tags
     )
     head = b"MM\x00*" + struct.pack(">IH", 8, len(tags)) + fields + struct.pack(">I", 0)
@@ -222,9 +221,7 @@ def test_empty(tmp_path: Path) -> None:
     assert "is empty" in refusal(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize(
-    "content", [b"hello, I am no picture\n", b"GIF89a" + bytes(50), b"%PDF-1.7", bytes(100)]
-)
+@pytest.mark.parametrize("content", [b"hello, I am no picture\n", b"GIF89a" + bytes(50), b"%PDF-1.7", bytes(100)])
 def test_something_else_named_png(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.png").write_bytes(content)
     assert "is not a PNG, JPEG, WebP, BMP or TIFF picture" in refusal(tmp_path / "a.png")
@@ -257,9 +254,7 @@ def test_broken_files_end_in_a_picture_or_in_a_sentence(tmp_path: Path, kind: st
         data = bytearray(buffer.getvalue())
         for _ in range(dice.randint(1, 8)):
             # Half of the damage goes where the structure is.
-            data[dice.randrange(len(data) if dice.random() < 0.5 else min(200, len(data)))] = dice.randrange(
-                256
-            )
+            data[dice.randrange(len(data) if dice.random() < 0.5 else min(200, len(data)))] = dice.randrange(256)
         path.write_bytes(data)
         with contextlib.suppress(InputError):
             assert load_image(path, max_pixels=1_000_000).mode == "RGB"

@@ -104,9 +104,7 @@ def test_a_variant_without_a_prompt_has_its_cases(folder: Path) -> None:
 
 
 def test_null_means_not_said(folder: Path) -> None:
-    house = (
-        read(folder, edit("{id: house,", "{id: house, mask: , steps: ~, task: null,")).cases[0].variants[0]
-    )
+    house = read(folder, edit("{id: house,", "{id: house, mask: , steps: ~, task: null,")).cases[0].variants[0]
     assert (house.mask, house.settings) == (None, {})
 
 
@@ -156,9 +154,7 @@ cases = st.tuples(names, prompts, said, st.lists(variants, **unique)).map(
 
 @given(said, st.lists(cases, **unique))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
-def test_what_is_written_is_read(
-    folder: Path, defaults: dict[str, Any], entries: list[dict[str, Any]]
-) -> None:
+def test_what_is_written_is_read(folder: Path, defaults: dict[str, Any], entries: list[dict[str, Any]]) -> None:
     document = {"version": 1, "defaults": defaults, "cases": entries}
     manifest = read(folder, json.dumps(document, ensure_ascii=False))  # every JSON is a YAML 1.2
     assert manifest.defaults == defaults
@@ -352,9 +348,7 @@ def test_an_absolute_path_inside(folder: Path) -> None:
     assert read(folder, edit("images/meadow.png", str(path))).cases[0].original == path
 
 
-def test_a_manifest_named_relative_to_the_working_folder(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_manifest_named_relative_to_the_working_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read(folder, EXAMPLE)
     monkeypatch.chdir(folder)
     assert load_manifest(Path("m.yaml")).cases[0].original == folder / "images" / "meadow.png"
@@ -366,8 +360,7 @@ def with_data(text: str = EXAMPLE) -> str:
 
 def test_pictures_that_live_elsewhere(folder: Path, tmp_path: Path) -> None:
     assert refusal(folder, with_data()) == (
-        "data (line 1): the pictures are in sige, whose folder --data DIR must name. "
-        "Get them from example.org/sige."
+        "data (line 1): the pictures are in sige, whose folder --data DIR must name. Get them from example.org/sige."
     )
     manifest = read(folder, with_data(), data=folder / "images")
     assert manifest.cases[0].original == folder / "images" / "meadow.png"
@@ -463,8 +456,6 @@ def test_single_case_with_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_importing_manifests_imports_no_numerics() -> None:
-    script = (
-        "import sys, sparsedit.manifest; print(*({'torch', 'numpy', 'PIL', 'diffusers'} & set(sys.modules)))"
-    )
+    script = "import sys, sparsedit.manifest; print(*({'torch', 'numpy', 'PIL', 'diffusers'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

@@ -87,18 +87,18 @@ def test_a_run_leaves_records_and_pictures(way: str, pictures: Path, pipe: Diffu
     assert watch.steps == watch.expected == total_steps(jobs)
     paint, hole = records
     for record in records:
-        assert (record["status"], record["way"], record["outside_equal"]) == ("ok", way, True)
+        assert (record["status"], record["way"], record["fidelity"]["outside_equal"]) == ("ok", way, True)
         assert record["stages"]["unet"]["sparse"]["calls"] == 3
         assert (macs_ratio(record) or 0) > 2
         assert (speedup(record) or 0) > 0
         assert record["total"]["dense_s"] > 0
         assert record["total"]["record_s"] > 0
         assert record["memory"]["cache_bytes"] > 0
-        assert set(record["fidelity"]) == {"protocol", "inside", "whole"}
+        assert all(record["fidelity"][region]["psnr"] > 0 for region in ("inside", "mask", "whole"))
         names = {path.name for path in (tmp_path / "run" / "images" / "one" / record["variant"]).iterdir()}
         assert names == {f"{name}.png" for name in ("original", "edited", "mask", "sparse", "dense", "heat")}
     assert (paint["mask_source"], hole["mask_source"]) == ("difference", "user")
-    assert (paint["prompt_changed"], hole["prompt_changed"]) == (False, True)
+    assert (paint["original_prompt"], hole["original_prompt"]) == ("a house", "a tree")
     assert hole["edit_ratio"] == pytest.approx(400 / (64 * 96))
 
 
@@ -143,6 +143,23 @@ def test_inputs_are_checked_before_anything_runs(pictures: Path) -> None:
 def test_variants_with_the_same_settings_share_an_original(pictures: Path) -> None:
     jobs = manifest(pictures, [case("one", PAINT, HOLE, PAINT | {"id": "again"}, PAINT | {"id": "more", "steps": 9})])
     assert [[variant.id for variant in job.variants] for job in jobs] == [["paint", "again"], ["hole"], ["more"]]
+
+
+CONTEXTS = [
+    ("sdedit", None, "a house"),
+    ("sdedit", "self", "a tree"),
+    ("inpaint", None, "a tree"),
+    ("inpaint", "original", "a house"),
+]
+
+
+@pytest.mark.parametrize(("task", "context", "prompt"), CONTEXTS)
+def test_the_context_says_which_prompt_the_original_runs_under(
+    task: str, context: str | None, prompt: str, pictures: Path
+) -> None:
+    variant = HOLE | PAINT | {"task": task, "prompt": "a tree", "context": context}
+    (job,) = manifest(pictures, [case("one", variant)])
+    assert job.prompt == prompt
 
 
 def test_the_seed_of_a_case_is_its_own() -> None:

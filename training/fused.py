@@ -7,7 +7,7 @@ for training alone: parameters and their names stay as they are, so a model is s
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor
@@ -18,10 +18,8 @@ from torch.nn import functional as F
 # Up to this many pixels per map torch's forward of group norm is the slower one.
 _SMALL_MAP = 256
 
-Model = TypeVar("Model", bound=nn.Module)
 
-
-def fuse(model: Model) -> Model:
+def fuse(model: Any) -> None:
     """Make a diffusers UNet or autoencoder train faster, in place; its `state_dict` does not change.
 
     The model is put into eval mode: diffusers' residual blocks leave the channels-last layout in train mode,
@@ -32,16 +30,15 @@ def fuse(model: Model) -> Model:
             _activate(module.norm1)
             _activate(module.norm2)
             module.nonlinearity = _VectorSilu()
-        elif isinstance(getattr(module, "conv_norm_out", None), nn.GroupNorm):
-            _activate(module.conv_norm_out)
+        elif isinstance(norm := getattr(module, "conv_norm_out", None), nn.GroupNorm):
+            _activate(norm)
             module.conv_act = _VectorSilu()
     for module in model.modules():
         if type(module) is nn.GroupNorm:
             module.__class__ = FusedNorm
-    if hasattr(model, "set_attn_processor"):
-        # Plain products and softmax: the backward of fused attention is slow on a CPU.
-        model.set_attn_processor(AttnProcessor())
-    return model.eval().to(memory_format=torch.channels_last)
+    # Plain products and softmax: the backward of fused attention is slow on a CPU.
+    model.set_attn_processor(AttnProcessor())
+    model.eval().to(memory_format=torch.channels_last)
 
 
 class FusedNorm(nn.GroupNorm):

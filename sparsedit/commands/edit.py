@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def edit(
-    context: typer.Context,
+    call: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="A manifest (.yaml) or an original picture.")],
     edited: options.Edited = None,
     mask: options.Mask = None,
@@ -36,6 +36,7 @@ def edit(
     negative_prompt: options.NegativePrompt = None,
     seed: options.Seed = None,
     way: options.Way = None,
+    context: options.Context = None,
     dense: options.Dense = None,
     policy: options.Policy = None,
     threshold: options.Threshold = None,
@@ -65,14 +66,14 @@ def edit(
     from sparsedit.commands.work import plan_work
     from sparsedit.runs import RunFolder
 
-    work = plan_work(source, context.params)
+    work = plan_work(source, call.params)
     folder = RunFolder(output or work.folder(datetime.now()))
     folder.check_free(overwrite=overwrite)
     console = stderr(quiet=quiet)
     _announce(work, console)
     if dry_run:
         _show_plan(work, output_format, line=json_line)
-    elif not _run(work, folder, console, context.params):
+    elif not _run(work, folder, console, call.params):
         raise typer.Exit(1)
 
 
@@ -82,15 +83,20 @@ def _announce(work: Work, console: Console) -> None:
     from sparsedit.report.text import printable
 
     configuration = work.configuration()
-    shared = " ".join(f"{key}={_said(value)}" for key, value in configuration["settings"].items())
-    console.print(printable(f"{work.source}: {work.edits} edits with model {work.model}"), soft_wrap=True)
+    said = {key: value for key, value in configuration["settings"].items() if value is not None}
+    shared = " ".join(f"{key}={_said(value)}" for key, value in said.items())
+    console.print(printable(f"{work.source}: {_edits(work.edits)} with model {work.model}"), soft_wrap=True)
     console.print(printable(shared), style="dim")
     counts: dict[str, int] = {}
     for job in work.jobs:
         words = f"{job.settings.task}: {schedule(job.settings)}"
         counts[words] = counts.get(words, 0) + len(job.variants)
     for words, count in counts.items():
-        console.print(f"{words} ({count} edit{'s' * (count > 1)})")
+        console.print(f"{words} ({_edits(count)})")
+
+
+def _edits(count: int) -> str:
+    return f"{count} edit" if count == 1 else f"{count} edits"
 
 
 def _said(value: object) -> str:
@@ -141,7 +147,7 @@ def _run(work: Work, folder: RunFolder, console: Console, asked: Mapping[str, An
         with Progress(console, work.edits, total_steps(work.jobs)) as progress:
             records = list(run_jobs(work.jobs, pipe, work.model, folder, progress, work.name))
     except KeyboardInterrupt:
-        done = f"{progress.done_edits} of {work.edits} edits"
+        done = f"{progress.done_edits} of {_edits(work.edits)}"
         console.print(f"interrupted: {done} are kept; sparsedit report {folder.path} shows them", soft_wrap=True)
         raise
     page = write_page(folder.path, records, machine)

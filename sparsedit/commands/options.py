@@ -74,6 +74,15 @@ Way = Annotated[
         rich_help_panel=_HOW,
     ),
 ]
+Context = Annotated[
+    str | None,
+    typer.Option(
+        "--context",
+        metavar="original|self",
+        help="Run the original under its own prompt or the edit's.",
+        rich_help_panel=_HOW,
+    ),
+]
 Dense = Annotated[
     bool | None,
     typer.Option("--dense/--no-dense", help="Also run the dense edit, to compare with.", rich_help_panel=_HOW),

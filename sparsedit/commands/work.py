@@ -6,6 +6,7 @@ Everything that can be refused without opening a picture or loading a model is r
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -115,11 +116,11 @@ def _check_model(name: str) -> None:
 
 def _check_jobs(jobs: Sequence[Job]) -> None:
     for job in jobs:
-        settings = job.settings
-        if settings.calls == 0:
+        steps, strength = job.settings.steps, job.settings.strength
+        if steps and strength and not job.settings.calls:
             raise SettingsError(
-                f"case {job.case.id!r}: {settings.steps} steps at strength {settings.strength:g} leave no step to run; "
-                "use more of either"
+                f"case {job.case.id!r}: no step would run with steps {steps} and strength {strength:g}; "
+                f"use a strength of at least {math.ceil(1000 / steps) / 1000:g}, or more steps"
             )
     for key in ("device", "dtype", "weights"):
         values = {getattr(job.settings, key) for job in jobs}

@@ -24,7 +24,7 @@ from sparsedit.masks import load_mask
 from sparsedit.measure.clock import Clock
 from sparsedit.measure.memory import peak_bytes
 from sparsedit.measure.twin import Twin
-from sparsedit.metrics.fidelity import fidelity
+from sparsedit.metrics.fidelity import PROTOCOL, fidelity
 from sparsedit.plan import Edit, Request, as_tensor
 from sparsedit.records import SCHEMA, STAGES, Record, append_record, stage_entry
 from sparsedit.runs import RunFolder
@@ -100,7 +100,7 @@ class _Runner:
         original = load_image(job.case.original)
         request = editor.request(
             original,
-            prompt=job.case.prompt,
+            prompt=job.prompt,
             negative_prompt=settings.negative_prompt,
             task=settings.task,
             steps=settings.steps or 0,
@@ -170,9 +170,6 @@ class _Runner:
         result: Result,
         dense: Result | None,
     ) -> Record:
-        mask = result.mask.numpy()
-        ran_dense = result.way == "dense"
-        base = request.original if request.task == "inpaint" or result.way == "none" else whole.picture
         return self._head(job, variant) | {
             "status": "ok",
             "reason": result.reason,
@@ -188,8 +185,7 @@ class _Runner:
                 "sparse_s": result.clock.total,
             },
             "memory": {"peak_bytes": peak_bytes(editor.stages.device), "cache_bytes": _cache_bytes(whole)},
-            "fidelity": (fidelity(result.image, dense.image, mask) if dense and not ran_dense else None),
-            "outside_equal": bool(torch.equal(result.picture[..., ~result.mask], base[..., ~result.mask])),
+            "fidelity": _fidelity(request, whole, result, dense),
             "quality": None,
             "missing": {"lpips": LPIPS_MISSING} if dense else {},
         }
@@ -208,8 +204,9 @@ class _Runner:
             "way": settings.way,
             "policy": settings.policy,
             "prompt": job.case.prompt,
+            "original_prompt": job.prompt,
             "edit_prompt": variant.prompt,
-            "prompt_changed": variant.prompt != job.case.prompt,
+            "prompt_changed": variant.prompt != job.prompt,
             "device": str(self.pipe.unet.device),
             "dtype": str(self.pipe.unet.dtype).removeprefix("torch."),
             "total": {"dense_s": None, "record_s": None, "sparse_s": None},
@@ -240,6 +237,18 @@ class _Runner:
         if key not in self.twins:
             self.twins[key] = Twin(editor.stages, height, width, batch)
         return self.twins[key]
+
+
+def _fidelity(request: Request, whole: Recorded, result: Result, dense: Result | None) -> dict[str, Any]:
+    """The edit against the dense one: inside the edited pixels, inside all that may change, and everywhere."""
+    kept = request.original if request.task == "inpaint" or result.way == "none" else whole.picture
+    outside = ~result.mask
+    scores: dict[str, Any] = {"inside": None, "mask": None, "whole": None}
+    if dense is not None:
+        regions = {"inside": result.plan.changed.numpy(), "mask": result.mask.numpy()}
+        scores = fidelity(result.image, dense.image, regions)
+    equal = torch.equal(result.picture[..., outside], kept[..., outside])
+    return {"protocol": PROTOCOL, **scores, "outside_equal": equal}
 
 
 def heat(a: Tensor, b: Tensor) -> Image.Image:

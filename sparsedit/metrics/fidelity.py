@@ -18,12 +18,12 @@ from skimage.metrics import structural_similarity
 PROTOCOL = "sparse-vs-dense"
 
 
-def fidelity(sparse: Image.Image, dense: Image.Image, mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """Scores of `sparse` against `dense` inside the mask [H, W] and over the whole picture."""
+def fidelity(sparse: Image.Image, dense: Image.Image, regions: dict[str, NDArray[np.bool_]]) -> dict[str, Any]:
+    """Scores of `sparse` against `dense` inside each named region (a mask [H, W]) and over the whole picture."""
     a, b = _unit(sparse), _unit(dense)
     similarity = ssim_map(a, b)
-    whole = np.ones_like(mask)
-    return {"protocol": PROTOCOL, "inside": _scores(a, b, similarity, mask), "whole": _scores(a, b, similarity, whole)}
+    whole = {"whole": np.ones(similarity.shape, dtype=bool)}
+    return {name: _scores(a, b, similarity, mask) for name, mask in (regions | whole).items()}
 
 
 def psnr(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:

@@ -49,7 +49,7 @@ class Edit:
     """One case and variant on the page."""
 
     row: Row
-    prompt: str
+    original_prompt: str
     edit_prompt: str
     reason: str
     pictures: tuple[Picture, ...]
@@ -62,7 +62,9 @@ class Edit:
         if row.edit_ratio is not None:
             parts.append(f"{percent(row.edit_ratio)} edited")
         if row.thin and row.speedup is not None:
-            parts += [f"{times(row.speedup)} faster", f"{figure(row.inside_psnr)} dB inside" if row.inside_psnr else ""]
+            parts.append(f"n-th edit {times(row.speedup)}")
+        if row.inside_psnr is not None:
+            parts.append(f"{figure(row.inside_psnr)} dB inside")
         return " · ".join(part for part in parts if part)
 
 
@@ -85,7 +87,7 @@ def render(folder: Path, records: Sequence[Record], environment: Mapping[str, An
     edits = [
         Edit(
             row,
-            record.get("prompt") or "",
+            record.get("original_prompt") or "",
             record.get("edit_prompt") or "",
             record.get("reason") or "",
             tuple(Picture(PICTURES[name], _source(path, folder, embed=embed)) for name, path in pictures.items()),
@@ -95,7 +97,7 @@ def render(folder: Path, records: Sequence[Record], environment: Mapping[str, An
     return _template().render(
         summary=summary,
         edits=edits,
-        tiles=_tiles(summary),
+        typical=_typical(summary),
         headings=HEADINGS,
         stage_headings=STAGE_HEADINGS,
         version=__version__,
@@ -116,18 +118,9 @@ def _source(path: Path, folder: Path, *, embed: bool) -> str:
     return quote(path.relative_to(folder.resolve()).as_posix())
 
 
-def _tiles(summary: Summary) -> list[tuple[str, str]]:
-    """The figures at the top of the page: what the edits under the same prompt gained, else those there are."""
-    thin = [row for row in summary.rows if row.thin]
-    typical = next(iter((*summary.means, *thin)), Row(""))
-    return [
-        ("edits", f"{summary.done} of {len(summary.rows)}"),
-        ("edited", percent(typical.edit_ratio)),
-        ("fewer UNet MACs", times(typical.macs_ratio)),
-        ("n-th edit faster", times(typical.speedup)),
-        ("first edit", times(typical.first_speedup)),
-        ("PSNR inside", "equal" if typical.identical else f"{figure(typical.inside_psnr)} dB"),
-    ]
+def _typical(summary: Summary) -> Row | None:
+    """The row whose figures head the page: the mean under the same prompt, else the first there is."""
+    return next((row for row in (*summary.means, *summary.rows) if row in summary.means or row.thin), None)
 
 
 def _template() -> jinja2.Template:
@@ -139,5 +132,12 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(printable=printable, row_cells=row_cells, stage_cells=stage_cells)
+    environment.filters |= {
+        "printable": printable,
+        "row_cells": row_cells,
+        "stage_cells": stage_cells,
+        "figure": figure,
+        "percent": percent,
+        "times": times,
+    }
     return environment.get_template("page.html.j2")

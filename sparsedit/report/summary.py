@@ -132,7 +132,8 @@ def _entry(record: Record, stage: str, kind: str) -> Mapping[str, Any]:
 
 
 def _row(record: Record) -> Row:
-    scores = record.get("fidelity") or {}
+    # An edit that changed nothing has no inside, and its whole compares the original with its own dense edit.
+    scores = {} if record.get("way") == "none" else record.get("fidelity") or {}
     inside, whole = scores.get("inside") or {}, scores.get("whole") or {}
     total = record.get("total") or {}
     return Row(
@@ -158,7 +159,7 @@ def _means(rows: Sequence[Row]) -> Iterable[Row]:
     thin = [row for row in rows if row.thin]
     if len(thin) < 2:
         return
-    for changed, label in ((False, "same prompt"), (True, "changed prompt")):
+    for changed, label in ((False, "same prompt"), (True, "new prompt")):
         group = [row for row in thin if row.prompt_changed == changed]
         if group:
             yield _mean(f"mean of {len(group)}, {label}", changed, group)

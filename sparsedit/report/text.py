@@ -22,7 +22,7 @@ HEADINGS = (
     "case/variant", "edit type", "edited", "way", "UNet GMACs", "ratio", "seconds",
     "n-th edit", "1st edit", "PSNR in", "PSNR all",
 )  # fmt: skip
-STAGE_HEADINGS = ("stage", "median seconds", "faster", "fewer MACs")
+STAGE_HEADINGS = ("stage", "median seconds", "speed-up", "fewer MACs")
 
 # Spreadsheets take a cell for a formula by its first character, the wide forms of East Asian keyboards included.
 _FORMULA = tuple("=+-@＝＋－＠")  # noqa: RUF001
@@ -101,7 +101,7 @@ def _flat(record: Record, row: Row) -> dict[str, Cell]:
     scores = record.get("fidelity") or {}
     said = ("id", "suite", "case", "variant", "edit_type", "model", "task", "way", "policy", "status", "reason")
     flat: dict[str, Cell] = {key: record.get(key) for key in said}
-    flat |= {key: record.get(key) for key in ("prompt", "edit_prompt", "prompt_changed", "device", "dtype")}
+    flat |= {key: record.get(key) for key in ("original_prompt", "edit_prompt", "prompt_changed", "device", "dtype")}
     flat |= {"width": width, "height": height, "edit_ratio": row.edit_ratio, "steps_run": record.get("steps_run")}
     flat |= {"dense_s": row.dense_s, "record_s": row.record_s, "sparse_s": row.sparse_s}
     flat |= {"speedup_nth": row.speedup, "speedup_first": row.first_speedup}
@@ -109,7 +109,7 @@ def _flat(record: Record, row: Row) -> dict[str, Cell]:
         for kind in ("dense", "sparse"):
             flat[f"{stage}_{kind}_macs"] = stage_macs(record, stage, kind)
             flat[f"{stage}_{kind}_s"] = stage_seconds(record, stage, kind)
-    for region in ("inside", "whole"):
+    for region in ("inside", "mask", "whole"):
         flat |= {f"{region}_{name}": (scores.get(region) or {}).get(name) for name in ("psnr", "ssim", "lpips")}
     return flat
 

@@ -10,7 +10,8 @@ Knows torch and the leaves of diffusers' blocks; knows no pipeline, no scheduler
 """
 
 from sparsedit.sparse.cache import ActivationCache
+from sparsedit.sparse.packing import PackedWeights
 from sparsedit.sparse.sites import SitePyramid
 from sparsedit.sparse.swap import alongside, record, sparse
 
-__all__ = ["ActivationCache", "SitePyramid", "alongside", "record", "sparse"]
+__all__ = ["ActivationCache", "PackedWeights", "SitePyramid", "alongside", "record", "sparse"]

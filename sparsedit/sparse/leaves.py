@@ -8,10 +8,8 @@ Everything else in a diffusion model is point-wise and runs on `[B, C, N, 1]` as
 | Convolution   | its input map        | rows of active sites and their halo, one gather, one product     |
 | UpSampling    | its (small) input    | the same, through the parents of nearest up-sampling             |
 | GroupNorm     | scale and shift      | one fused multiply-add                                           |
-| SelfKeyValue  | K or V of all tokens | those of the active tokens written over them                     |
-| TextKeyValue  | K or V, per prompt   | nothing                                                          |
 
-Queries need no leaf: on a thin image only active tokens ask. The attention processors stay the model's own.
+Attention has a module of its own, `attention.py`.
 """
 
 from __future__ import annotations
@@ -28,6 +26,7 @@ from torch import Tensor, nn
 
 from sparsedit.errors import EngineError
 from sparsedit.sparse.cache import Memory, Step, TextMemory
+from sparsedit.sparse.packing import PackedWeights
 from sparsedit.sparse.rows import map_rows, thin, thin_rows
 from sparsedit.sparse.sites import SitePyramid, Size, Window
 
@@ -43,6 +42,7 @@ class Call:
     step: Step
     texts: TextMemory
     sites: SitePyramid | None = None
+    packed: PackedWeights | None = None
     resolution: Size = (0, 0)
     runs: Counter[str] = field(default_factory=Counter)
 
@@ -59,6 +59,12 @@ class Call:
         """The key of a leaf's next run: a module used twice in one call is `name`, then `name#2`."""
         self.runs[name] += 1
         return name if self.runs[name] == 1 else f"{name}#{self.runs[name]}"
+
+    def linear(self, rows: Tensor, owner: nn.Module, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """rows [..., I] times weight [O, I] of module `owner`, plus bias [O]."""
+        if self.packed is None:
+            return F.linear(rows, weight, bias)
+        return self.packed.linear(rows, owner, weight, bias)
 
     @property
     def pyramid(self) -> SitePyramid:
@@ -132,7 +138,7 @@ class Convolution(Leaf):
         if not self.pointwise:
             memory = call.recall(self.name)
             rows = gather_window(rows, memory.tensors[0], call.pyramid, self.window(memory.size, memory.size))
-        return thin(F.linear(rows, self.matrix(), self.conv.bias))
+        return thin(call.linear(rows, self.conv, self.matrix(), self.conv.bias))
 
     def window(self, source: Size, grid: Size) -> Window:
         return Window(
@@ -168,7 +174,21 @@ class UpSampling(Leaf):
             return thin(gather_window(thin_rows(x), memory.tensors[0], call.pyramid, Window(memory.size, grid)))
         window = self.inner.window(memory.size, grid)
         rows = gather_window(thin_rows(x), memory.tensors[0], call.pyramid, window)
-        return thin(F.linear(rows, self.inner.matrix(), self.inner.conv.bias))
+        return thin(call.linear(rows, self.inner.conv, self.inner.matrix(), self.inner.conv.bias))
+
+
+class Linear(Leaf):
+    """A linear layer: point-wise, and a leaf only where its weight is packed."""
+
+    def __init__(self, name: str, module: nn.Linear) -> None:
+        super().__init__(name, module)
+        self.layer = module
+
+    def record(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self.dense(x, *args, **kwargs)
+
+    def thin(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return call.linear(x, self.layer, self.layer.weight, self.layer.bias)
 
 
 class GroupNormalisation(Leaf):
@@ -201,39 +221,6 @@ class GroupNormalisation(Leaf):
             weight, bias = norm.weight.detach().float(), norm.bias.detach().float()
             scale, shift = scale * weight, shift * weight + bias
         return scale.to(x.dtype), shift.to(x.dtype)
-
-
-class SelfKeyValue(Leaf):
-    """The key or value projection of a self-attention: all tokens of the original, the active ones renewed."""
-
-    def record(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        height, width = call.resolution
-        if height * width != x.shape[1]:
-            raise EngineError(
-                f"{self.name} attends over {x.shape[1]} tokens, which is not the {width}x{height} map before it; "
-                "the engine knows attention over the pixels of one map only"
-            )
-        y = self.dense(x, *args, **kwargs)
-        call.remember(self.name, Memory((y.detach(),), call.resolution))
-        return y
-
-    def thin(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        memory = call.recall(self.name)
-        active = call.pyramid.level(memory.size).index
-        return memory.tensors[0].index_copy(1, active, self.dense(x, *args, **kwargs))
-
-
-class TextKeyValue(Leaf):
-    """The key or value projection of a cross-attention: computed once per prompt, for recordings and edits alike."""
-
-    def record(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return self.thin(call, x, *args, **kwargs)
-
-    def thin(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        key = (self.name, call.texts.find(x))
-        if key not in call.texts.projected:
-            call.texts.projected[key] = self.dense(x, *args, **kwargs).detach()
-        return call.texts.projected[key]
 
 
 def gather_window(rows: Tensor, remembered: Tensor, pyramid: SitePyramid, window: Window) -> Tensor:

@@ -13,6 +13,7 @@ from diffusers.models.attention_processor import (
     Attention,
     AttnProcessor,
     AttnProcessor2_0,
+    FusedAttnProcessor2_0,
     SlicedAttnProcessor,
     XFormersAttnProcessor,
 )
@@ -21,12 +22,12 @@ from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
 from sparsedit.errors import EngineError
+from sparsedit.sparse.attention import Attending
 from sparsedit.sparse.leaves import (
     Convolution,
     GroupNormalisation,
     Leaf,
-    SelfKeyValue,
-    TextKeyValue,
+    Linear,
     UpSampling,
 )
 
@@ -48,8 +49,8 @@ SPATIAL_NAMES = frozenset({"SpatialNorm", "AdaGroupNorm", "FirUpsample2D", "FirD
 """diffusers' modules that have children and look across pixels in their own code, as other `*Attention*` do."""
 
 
-def find_leaves(model: nn.Module) -> list[Leaf]:
-    """Every leaf of `model` that needs a thin version, in order.
+def find_leaves(model: nn.Module, linears: bool = False) -> list[Leaf]:
+    """Every leaf of `model` that needs a thin version, in order; with `linears` the linear layers as well.
 
     Raises EngineError naming all modules (path and class) that the engine cannot run on a thin image.
     """
@@ -67,6 +68,8 @@ def find_leaves(model: nn.Module) -> list[Leaf]:
         for leaf in _leaves_at(name, module):
             leaves.append(leaf)
             owned.add(leaf.module)
+        if linears and type(module) is nn.Linear:
+            leaves.append(Linear(name, module))
         if isinstance(module, (Upsample2D, Downsample2D)):
             owned.update(module.modules())
     if unknown:
@@ -91,9 +94,8 @@ def _leaves_at(name: str, module: nn.Module) -> Iterator[Leaf]:
     elif isinstance(module, nn.GroupNorm):
         yield GroupNormalisation(name, module)
     elif isinstance(module, Attention):
-        kind = TextKeyValue if module.is_cross_attention else SelfKeyValue
-        yield kind(f"{name}.to_k", module.to_k)
-        yield kind(f"{name}.to_v", module.to_v)
+        attending = Attending(name, module)
+        yield from (attending, attending.key, attending.value)
 
 
 def _conv_of(module: Upsample2D | Downsample2D) -> nn.Conv2d | None:
@@ -149,12 +151,14 @@ def _refuse_conv(conv: nn.Conv2d) -> str | None:
 
 
 def _refuse_attention(attention: Attention) -> str | None:
-    if attention.fused_projections:
+    if isinstance(attention.processor, FusedAttnProcessor2_0):
         return " with fused projections; call unfuse_qkv_projections()"
     if getattr(attention, "spatial_norm", None) is not None:
         return " with a spatial norm"
-    if isinstance(getattr(attention, "norm_cross", None), nn.GroupNorm):
-        return " with a group norm over the prompt"
+    if any(getattr(attention, norm, None) is not None for norm in ("norm_cross", "norm_q", "norm_k")):
+        return " with norms of its prompt, queries or keys"
+    if not attention.scale_qk:
+        return " with unscaled scores"
     if type(attention.processor) not in PROCESSORS:
         return f" with {type(attention.processor).__name__}"
     return None

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sparsedit.errors import EngineError
 from sparsedit.sparse.cache import ActivationCache, Step, TextMemory
 from sparsedit.sparse.leaves import Call, Leaf
+from sparsedit.sparse.packing import PackedWeights
 from sparsedit.sparse.rows import gather, map_tensors, scatter, tensors_of
 from sparsedit.sparse.sites import SitePyramid
 from sparsedit.sparse.survey import find_leaves
@@ -42,23 +43,33 @@ def record(model: nn.Module, cache: ActivationCache) -> Iterator[ActivationCache
 
 
 @contextmanager
-def sparse(model: nn.Module, cache: ActivationCache, sites: SitePyramid) -> Iterator[None]:
+def sparse(
+    model: nn.Module, cache: ActivationCache, sites: SitePyramid, *, packed: PackedWeights | None = None
+) -> Iterator[None]:
     """Run `model` on the active sites alone, with the n-th call reading the n-th step of `cache`.
 
     Inputs and outputs keep their full shapes; outside the active sites the output is bit for bit the remembered
-    one. Prompts may differ from the recorded ones; size, batch and timesteps may not.
+    one. Prompts may differ from the recorded ones; size, batch and timesteps may not. `packed` holds weights re-ordered
+    for the CPU from one context to the next.
 
     Raises EngineError as `record` does and when a call does not fit its recorded step; CacheError when there are
-    more calls than steps.
+    more calls than steps. Timesteps that live on a GPU are compared when the context is left: comparing them at once
+    would make the processor wait at every call.
     """
-    surface = Surface(model)
+    surface = Surface(model, packed)
     with surface.swapped(surface.thinner(cache, sites)):
         yield
+    for expected, timestep in surface.unchecked:
+        _check_timestep(expected, timestep)
 
 
 @contextmanager
 def alongside(
-    model: nn.Module, sites: Sequence[SitePyramid], observe: Observe | None = None
+    model: nn.Module,
+    sites: Sequence[SitePyramid],
+    observe: Observe | None = None,
+    *,
+    packed: PackedWeights | None = None,
 ) -> Iterator[ActivationCache]:
     """Run an original and its variants in one batch: one dense row, one thin row per pyramid in `sites`.
 
@@ -67,7 +78,7 @@ def alongside(
     is entered around the work of each row (0 = the original), for clocks. Yields that cache, whose `peak_bytes`
     says how large it grew.
     """
-    surface = Surface(model)
+    surface = Surface(model, packed)
     cache = ActivationCache()
     with surface.swapped(surface.lockstep(cache, sites, observe or (lambda _: nullcontext()))):
         yield cache
@@ -76,16 +87,18 @@ def alongside(
 class Surface:
     """A model's leaves and its edge: where full tensors become thin ones and back."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, packed: PackedWeights | None = None) -> None:
         if any(isinstance(module.__dict__.get("forward"), _Swapped) for module in model.modules()):
             raise EngineError(
                 f"this {type(model).__name__} is already inside record(), sparse() or alongside(); leave that first"
             )
         self.model = model
-        self.leaves = find_leaves(model)
+        self.packed = packed
+        self.leaves = find_leaves(model, linears=packed is not None)
         self.dense: Callable[..., Any] = model.forward
         self.signature = inspect.signature(model.forward)
         self.call: Call | None = None
+        self.unchecked: list[tuple[Tensor, Tensor]] = []
 
     @contextmanager
     def swapped(self, edge: Callable[..., Any]) -> Iterator[None]:
@@ -150,12 +163,17 @@ class Surface:
         """One call on the active sites, its result written over the remembered output of the step."""
         x, timestep = self._inputs(args, kwargs)
         _check_fit(step, x, timestep)
+        if timestep is not None and step.timestep is not None and not timestep.is_meta:
+            if timestep.device.type == "cpu":
+                _check_timestep(step.timestep, timestep)
+            else:
+                self.unchecked.append((step.timestep, timestep))
         pyramid = sites.to(x.device)
 
         def inward(tensor: Tensor) -> Tensor:
             return gather(tensor, pyramid.level((tensor.shape[2], tensor.shape[3]))) if tensor.ndim == 4 else tensor
 
-        with self._during(Call(step, texts, pyramid)):
+        with self._during(Call(step, texts, pyramid, self.packed)):
             out = self.dense(*map_tensors(args, inward), **map_tensors(kwargs, inward))
         remembered = iter(step.outputs)
 
@@ -176,12 +194,14 @@ class Surface:
             self.call = None
 
     def _run(self, leaf: Leaf) -> Callable[..., Tensor]:
-        def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        def forward(*args: Any, **kwargs: Any) -> Tensor:
             call = self.call
             if call is None:
-                return leaf.dense(x, *args, **kwargs)
+                return leaf.dense(*args, **kwargs)
+            if not args:
+                args = (kwargs.pop(next(iter(inspect.signature(leaf.dense).parameters))),)
             run = leaf.record if call.sites is None else leaf.thin
-            return run(call, x, *args, **kwargs)
+            return run(call, *args, **kwargs)
 
         return forward
 
@@ -269,13 +289,14 @@ def _check_fit(step: Step, x: Tensor, timestep: Tensor | None) -> None:
         )
     if (timestep is None) != (step.timestep is None):
         raise EngineError("a timestep was given to only one of the recorded and the sparse call")
-    if timestep is None or step.timestep is None:
+
+
+def _check_timestep(expected: Tensor, timestep: Tensor) -> None:
+    if expected.is_meta:
         return
-    if timestep.device.type != "cpu" or step.timestep.device.type != "cpu":
-        return  # comparing would make the processor wait for the device
-    now, then = (t.flatten().double().expand(step.batch) for t in (timestep, step.timestep))
-    if not torch.equal(now, then):
+    now, then = (t.flatten().double().cpu() for t in (timestep, expected))
+    if bool((now != then).any()):
         raise EngineError(
-            f"the recorded step ran at timestep {step.timestep.tolist()}, this call at {timestep.tolist()}; "
+            f"the recorded step ran at timestep {expected.tolist()}, this call at {timestep.tolist()}; "
             "use the same scheduler, steps and strength"
         )

@@ -1,0 +1,157 @@
+"""Every number of the demo model's training in one place; the command lines override a few of them.
+
+Lengths are pixels of the picture, times are minutes of training, shares lie in [0, 1].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent
+WORK = ROOT / "work"  # pictures, latents, checkpoints: may be deleted, never committed
+LOG = ROOT / "log"  # one JSON object per line, committed
+DEMO = ROOT.parent / "sparsedit" / "models" / "demo"
+
+# SDXL's latents have unit deviation after this factor; the autoencoder's own scale is adapted to it.
+SCALING_FACTOR = 0.13025
+CAPTION_TOKENS = 48
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Scenes with consecutive seeds from `first_seed`; `kept` picks among them, see `SceneShares`."""
+
+    name: str
+    count: int
+    first_seed: int
+    width: int = 256
+    picked: bool = False
+
+
+@dataclass(frozen=True)
+class SceneShares:
+    """The share of scenes to keep that lack an object, so that objects, the hard part, are seen more often."""
+
+    without_house: float = 0.5
+    without_boat: float = 0.6
+    without_trees: float = 0.6
+
+
+SHARES = SceneShares()
+
+# Edits take their scenes from 2^31 up (`sparsedit.suites.scenes.edits`); held-out seeds start at 5 000 000.
+SQUARE = PictureSet("square", 20_000, 100_000, picked=True)
+WIDE = PictureSet("wide", 2_500, 2_000_000, width=512, picked=True)
+HELD_OUT = PictureSet("held-out", 64, 6_000_000)
+PICTURES = PictureSet("pictures", 6_000, 300_000, picked=True)  # for the autoencoder
+PROBE = PictureSet("probe", 10_000, 1_000_000, picked=True)
+PROBE_HELD_OUT = PictureSet("probe-held-out", 512, 6_500_000)
+FIRST_PROMPT_SEED = 7_000_000
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How one training runs. Rates rise over `warm_up` steps, hold, and fall linearly to 0 at the end.
+
+    The end is a time: `minutes` of training, counted over all resumed runs. `fall` is the share of it in which
+    the rates fall. `average_decay` is per step; workers average their models every `meet_every` steps. A
+    validation and a save happen at the first meeting after so many seconds.
+    """
+
+    minutes: float
+    batch: int
+    rate: float
+    adam_rate: float
+    warm_up: int = 80
+    fall: float = 1.0
+    average_decay: float = 0.998
+    meet_every: int = 20
+    validate_seconds: float = 300
+    save_seconds: float = 120
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ObjectWeights:
+    """How much more an object's latents weigh in the loss: 0 is as the rest of the picture."""
+
+    house: float = 5
+    boat: float = 6
+    trees: float = 3
+    body: float = 1.5
+
+
+@dataclass(frozen=True)
+class CaptionSettings:
+    """Which wordings the model learns from."""
+
+    full: float = 0.5  # nothing important is left out
+    position: float = 0.85  # where the house stands is said for certain
+    noise: float = 0.08  # a few meaningless words in between, as users type words it does not know
+
+
+@dataclass(frozen=True)
+class UnetSettings:
+    """UNet and text encoders: v-prediction with zero terminal SNR, weight min(1, `snr_ceiling` / SNR)."""
+
+    schedule: Schedule = Schedule(minutes=70, batch=32, rate=0.006, adam_rate=1e-3)
+    weights: ObjectWeights = ObjectWeights()
+    captions: CaptionSettings = CaptionSettings()
+    unconditional: float = 0.1
+    wide_steps: float = 0.12
+    snr_ceiling: float = 5
+
+
+@dataclass(frozen=True)
+class VaeSettings:
+    """Autoencoder on crops; the loss is L1 with gradients, coarser scales and a little KL."""
+
+    schedule: Schedule = Schedule(
+        minutes=15, batch=8, rate=0.02, adam_rate=2e-3, warm_up=50, fall=0.6, average_decay=0.995
+    )
+    crop: int = 128
+    gradient: float = 0.5
+    half_scale: float = 0.5
+    quarter_scale: float = 0.5
+    kl: float = 3e-4
+    colour: float = 0.1  # a linear map from latents to colours keeps their layout plain
+
+
+@dataclass(frozen=True)
+class DecoderSettings:
+    """Decoder alone, from frozen latents, with a patch discriminator for what L1 blurs away: stars, frames.
+
+    The discriminator pulls with `adversarial` times the strength of the other losses, once it has had
+    `head_start` steps to learn.
+    """
+
+    schedule: Schedule = Schedule(minutes=20, batch=3, rate=0.004, adam_rate=5e-4, warm_up=30, average_decay=0.99)
+    latent_noise: float = 0.04  # a denoiser's latents are not an encoder's
+    gradient: float = 0.7
+    half_scale: float = 0.4
+    adversarial: float = 0.3
+    discriminator_rate: float = 4e-4
+    head_start: int = 100
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """The classifier that reads attributes off pictures."""
+
+    schedule: Schedule = Schedule(
+        minutes=6, batch=64, rate=0.01, adam_rate=2e-3, warm_up=50, average_decay=0.99, validate_seconds=60
+    )
+    size: int = 128
+    blur: float = 0.4
+    noise: float = 0.05
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """How pictures are sampled for the probe."""
+
+    prompts: int = 200
+    steps: int = 20
+    guidance: float = 4.0
+    batch: int = 10
