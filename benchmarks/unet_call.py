@@ -15,14 +15,15 @@ import json
 import os
 import statistics
 import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from sparsedit.environment import environment
 from sparsedit.images import load_image, to_tensor
-from sparsedit.masks import difference, dilate, edit_ratio, load_mask
+from sparsedit.masks import difference, dilate, load_mask
 from sparsedit.measure.memory import peak_bytes
 from sparsedit.measure.twin import Twin, unet_conditions
 from sparsedit.models.placement import resolve_dtype
@@ -30,9 +31,11 @@ from sparsedit.models.presets import get_preset
 from sparsedit.models.random import random_model, random_pipeline
 from sparsedit.settings import POLICIES
 from sparsedit.sparse import ActivationCache, PackedWeights, SitePyramid, record, sparse
+from sparsedit.sparse.rows import map_tensors
 from sparsedit.stages import Stages
 
 HEIGHT, WIDTH, BATCH = 512, 1024, 2
+CPU = torch.device("cpu")
 
 
 def cases(data: Path) -> dict[str, torch.Tensor]:
@@ -51,51 +54,65 @@ def call(unet: torch.nn.Module, inputs: tuple[Any, ...], conditions: dict[str, A
     return time.perf_counter() - start
 
 
-@torch.inference_mode()
-def measure(model: str, data: Path, samples: int, pack: bool) -> dict[str, Any]:
-    preset = get_preset(model)
-    device = torch.device("cpu")
-    dtype = resolve_dtype("auto", device, preset)
-    stages = Stages(random_pipeline(preset, dtype, device="meta"))
-    twin = Twin(stages, HEIGHT, WIDTH, BATCH)
-    config = dict(stages.unet.config)
-    unet = random_model(type(stages.unet), config, dtype)
-    generator = torch.Generator().manual_seed(0)
+@dataclass
+class Row:
+    """One way of making the call: its multiply-adds and its raw seconds."""
+
+    macs: int
+    seconds: list[float] = field(default_factory=list)
+
+    def against(self, dense: Row) -> dict[str, Any]:
+        """This row as JSON, with its ratios to the dense calls of the same rounds."""
+        ratios = [a / b for a, b in zip(dense.seconds, self.seconds, strict=True)]
+        spread = {"speedup": statistics.median(ratios), "speedup_range": [min(ratios), max(ratios)]}
+        return asdict(self) | spread | {"macs_ratio": dense.macs / self.macs}
+
+
+def site_pyramids(data: Path) -> dict[str, SitePyramid]:
+    """The sites of every case under every policy."""
+    return {
+        f"{case}/{name}": SitePyramid.from_mask(dilate(mask, policy.grow), level_dilation=policy.level_dilation)
+        for case, mask in cases(data).items()
+        for name, policy in POLICIES.items()
+    }
+
+
+def random_conditions(stages: Stages, dtype: torch.dtype, generator: torch.Generator) -> dict[str, Any]:
+    """What a pipeline would give the UNet beside its latents, in random numbers."""
 
     def real(tensor: torch.Tensor) -> torch.Tensor:
         return torch.randn(tensor.shape, generator=generator).to(dtype)
 
-    conditions = unet_conditions(stages, BATCH)
-    conditions["encoder_hidden_states"] = real(conditions["encoder_hidden_states"])
-    conditions["added_cond_kwargs"] = {key: real(value) for key, value in conditions["added_cond_kwargs"].items()}
+    conditions: dict[str, Any] = map_tensors(unet_conditions(stages, BATCH), real)
+    return conditions
+
+
+@torch.inference_mode()
+def measure(model: str, data: Path, samples: int, pack: bool) -> dict[str, Any]:
+    """Interleaved rounds of the dense call and every thin one; the first round warms up and is not kept."""
+    preset = get_preset(model)
+    dtype = resolve_dtype("auto", CPU, preset)
+    stages = Stages(random_pipeline(preset, dtype, device="meta"))
+    twin = Twin(stages, HEIGHT, WIDTH, BATCH)
+    unet = random_model(type(stages.unet), dict(cast(Any, stages.unet).config), dtype)
+    generator = torch.Generator().manual_seed(0)
+    conditions = random_conditions(stages, dtype, generator)
     inputs = (torch.randn(BATCH, stages.channels, HEIGHT // 8, WIDTH // 8, generator=generator).to(dtype), 500)
     cache, packed = ActivationCache(), PackedWeights() if pack else None
-    rows: dict[str, dict[str, Any]] = {}
-    sites: dict[str, SitePyramid] = {}
-    for case, mask in cases(data).items():
-        for policy_name, policy in POLICIES.items():
-            name = f"{case}/{policy_name}"
-            sites[name] = SitePyramid.from_mask(dilate(mask, policy.grow), level_dilation=policy.level_dilation)
-            rows[name] = {"edit_ratio": edit_ratio(mask), "macs": twin.thin("unet", sites[name]).macs, "seconds": []}
-    dense = {"macs": twin.dense("unet").macs, "attention_macs": twin.dense("unet").attention_macs, "seconds": []}
+    sites = site_pyramids(data)
+    rows = {name: Row(twin.thin("unet", pyramid).macs) for name, pyramid in sites.items()}
+    dense = Row(twin.dense("unet").macs)
     with record(unet, cache):
         record_seconds = call(unet, inputs, conditions)
-    step = cache.steps[0]
-    cache.steps += [step] * (samples + 1)
+    cache.steps *= 2
     for number in range(samples + 1):
-        seconds = {"dense": call(unet, inputs, conditions)}
+        seconds = call(unet, inputs, conditions)
+        dense.seconds += [seconds] * (number > 0)
         for name, pyramid in sites.items():
             with sparse(unet, cache, pyramid, packed=packed):
                 call(unet, inputs, conditions)
-                seconds[name] = call(unet, inputs, conditions)
-        if number:
-            dense["seconds"].append(seconds["dense"])
-            for name, row in rows.items():
-                row["seconds"].append(seconds[name])
-    for row in rows.values():
-        ratios = [a / b for a, b in zip(dense["seconds"], row["seconds"], strict=True)]
-        row |= {"speedup": statistics.median(ratios), "speedup_range": [min(ratios), max(ratios)]}
-        row["macs_ratio"] = dense["macs"] / row["macs"]
+                seconds = call(unet, inputs, conditions)
+            rows[name].seconds += [seconds] * (number > 0)
     return {
         "model": model,
         "size": [WIDTH, HEIGHT],
@@ -103,11 +120,11 @@ def measure(model: str, data: Path, samples: int, pack: bool) -> dict[str, Any]:
         "dtype": str(dtype).removeprefix("torch."),
         "load": os.getloadavg()[0],
         "record_s": record_seconds,
-        "cache_bytes_per_step": step.nbytes,
+        "cache_bytes_per_step": cache.steps[0].nbytes,
         "packed_bytes": packed.nbytes if packed else 0,
-        "peak_bytes": peak_bytes(device),
-        "dense": dense,
-        "thin": rows,
+        "peak_bytes": peak_bytes(CPU),
+        "dense": asdict(dense) | {"attention_macs": twin.dense("unet").attention_macs},
+        "thin": {name: row.against(dense) for name, row in rows.items()},
         "environment": environment(),
     }
 

@@ -7,7 +7,6 @@ null, never NaN. Lines are appended whole and fsynced one by one, so a run that 
 from __future__ import annotations
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -47,29 +46,27 @@ def read_records(path: Path) -> list[Record]:
     records = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}: not a record ({error.msg})") from error
+            record = json.loads(line, parse_constant=_no_constant)
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}: not a record ({error})") from error
         if not isinstance(record, dict) or record.get("schema") != SCHEMA:
             raise InputError(f"{path}, line {number}: not a record of schema {SCHEMA}")
         records.append(record)
     return records
 
 
-def pass_seconds(record: Record, kind: str) -> float | None:
-    """Seconds of a record's dense or sparse pass over all stages; None when that pass did not run."""
-    seconds = record["total"][f"{kind}_s"]
-    return seconds if seconds is None or math.isfinite(seconds) else None
-
-
 def speedup(record: Record) -> float | None:
     """Dense seconds over the edit's own seconds (its n-th edit); None where one of them did not run."""
-    dense, sparse = pass_seconds(record, "dense"), pass_seconds(record, "sparse")
+    dense, sparse = (record["total"][f"{kind}_s"] for kind in ("dense", "sparse"))
     return dense / sparse if dense and sparse else None
 
 
 def macs_ratio(record: Record, stage: str = "unet") -> float | None:
     """Dense over sparse multiply-adds of one stage (convolutions and linears); None where either is unknown."""
     passes = record["stages"].get(stage, {})
-    dense, sparse = (passes.get(kind, {}).get("macs") for kind in ("dense", "sparse"))
+    dense, sparse = ((passes.get(kind) or {}).get("macs") for kind in ("dense", "sparse"))
     return dense / sparse if dense and sparse else None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")

@@ -6,6 +6,7 @@ decoder can each be run densely or thinly and be timed apart. Pictures are float
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -34,7 +35,7 @@ class Schedule:
         if self.calls == 0:
             raise SettingsError(
                 f"{self.steps} steps at strength {self.strength:g} leave no step to run; "
-                f"use a strength of at least {1 / self.steps:.3g}, or at least {int(1 / self.strength) + 1} steps"
+                f"use a strength of at least {math.ceil(1000 / max(self.steps, 1)) / 1000:g}, or more steps"
             )
 
     @property

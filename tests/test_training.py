@@ -68,6 +68,7 @@ class ToyTask:
         inputs = 0.3 * torch.randn(4, 16, generator=chance.torch) + 0.1 * float(chance.numpy.random())
         return (self.model(inputs) - inputs @ self.target).pow(2).mean(), 4
 
+    @torch.no_grad()
     def validate(self):
         return {"error": float((self.model(torch.eye(16)) - self.target).pow(2).mean())}
 
@@ -427,6 +428,10 @@ class TestExport:
         for path in DEMO.glob("tokenizer*/*"):
             assert (folder / path.relative_to(DEMO)).read_bytes() == path.read_bytes()
         assert sorted(path.name for path in folder.parent.iterdir()) == ["model", "unet.pt"]
+
+    def test_a_folder_that_is_no_pipelines_is_a_sentence(self, tmp_path):
+        with pytest.raises(InputError, match="has no vae"):
+            export(tmp_path, tmp_path / "model", None, tmp_path / "decoder.pt")
 
     def test_a_foreign_checkpoint_is_refused_and_nothing_written(self, tmp_path):
         checkpoint.save(tmp_path / "other.pt", {"average": {"unet.other": torch.ones(1)}})

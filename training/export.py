@@ -39,7 +39,7 @@ def export(base: Path, target: Path, unet: Path | None, decoder: Path | None) ->
     `target` is replaced as a whole once everything is written; it may be `base`. InputError when a checkpoint
     is missing or of another model.
     """
-    denoiser, vae = _denoiser(base, unet), load_autoencoder(base)
+    vae, denoiser = load_autoencoder(base), _denoiser(base, unet)
     if decoder is not None:
         average = checkpoint.load(decoder)["average"]
         _assign(dict(vae.named_parameters()), average, decoder)

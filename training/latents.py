@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from training.arguments import add_workers, command, worker_count
-from training.models import load_autoencoder
+from training.models import load_autoencoder, part_of
 from training.parts import make_parts, read_parts
 from training.pictures import recipe, render_all, scene_seeds, to_tensor
 from training.settings import DEMO, HELD_OUT, PICTURES, SQUARE, WIDE, WORK, PictureSet
@@ -58,7 +58,7 @@ def folder_of(pictures: PictureSet, folder: Path) -> Path:
 @cache
 def encoder_hash(folder: Path) -> str:
     """Twelve digits that change with any weight of the encoder, and with no other."""
-    weights = load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")
+    weights = load_file(part_of(folder, "vae") / "diffusion_pytorch_model.safetensors")
     digest = hashlib.sha256()
     for name in sorted(weights):
         if name.startswith(("encoder.", "quant_conv.")):

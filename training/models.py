@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionMode
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from sparsedit.errors import InputError
 from sparsedit.models.silence import silence
 from training.settings import CAPTION_TOKENS, SCALING_FACTOR
 
@@ -49,14 +50,21 @@ class Denoiser:
         return named
 
 
+def part_of(pipeline: Path, name: str) -> Path:
+    """The folder of one model of a pipeline; InputError when it is not there."""
+    if not (pipeline / name).is_dir():
+        raise InputError(f"{pipeline} has no {name}: it is no pipeline's folder, or not that far yet.")
+    return pipeline / name
+
+
 def load_denoiser(folder: Path) -> Denoiser:
     """The UNet and text encoders of a pipeline's folder."""
     options: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True}
     with silence():
         return Denoiser(
-            UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
-            CLIPTextModel.from_pretrained(folder / "text_encoder", **options),
-            CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2", **options),
+            UNet2DConditionModel.from_pretrained(part_of(folder, "unet"), torch_dtype=torch.float32),
+            CLIPTextModel.from_pretrained(part_of(folder, "text_encoder"), **options),
+            CLIPTextModelWithProjection.from_pretrained(part_of(folder, "text_encoder_2"), **options),
         )
 
 
@@ -140,14 +148,14 @@ def new_autoencoder() -> Any:
 def load_autoencoder(folder: Path) -> Any:
     """The autoencoder of a pipeline's folder."""
     with silence():
-        return AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+        return AutoencoderKL.from_pretrained(part_of(folder, "vae"), torch_dtype=torch.float32)
 
 
 def load_tokenizers(folder: Path) -> tuple[CLIPTokenizer, CLIPTokenizer]:
     """Both tokenizers of a pipeline's folder; they differ in the token that fills a caption up."""
     return (
-        CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-        CLIPTokenizer.from_pretrained(folder / "tokenizer_2"),
+        CLIPTokenizer.from_pretrained(part_of(folder, "tokenizer")),
+        CLIPTokenizer.from_pretrained(part_of(folder, "tokenizer_2")),
     )
 
 

@@ -94,14 +94,17 @@ def run_crew(size: int, work: Callable[..., None], *arguments: Any) -> None:
         return
     torch.set_num_threads(1)
     context = torch.multiprocessing.get_context("spawn")
-    pipes = []
+    pipes, processes = [], []
     for rank in range(1, size):
         ours, theirs = context.Pipe()
         process = context.Process(target=_work_beside, args=(rank, size, theirs, work, arguments), daemon=True)
         process.start()
         theirs.close()
         pipes.append(ours)
+        processes.append(process)
     work(Crew(0, size, pipes), *arguments)
+    for process in processes:
+        process.join()
 
 
 def _work_beside(rank: int, size: int, pipe: Connection, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:

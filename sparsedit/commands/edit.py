@@ -128,7 +128,7 @@ def _show_plan(work: Work, form: Format, *, line: bool) -> None:
 def _run(work: Work, folder: RunFolder, console: Console, asked: Mapping[str, Any]) -> bool:
     """Run the work and show it; whether all edits were done."""
     from sparsedit.commands.output import print_records
-    from sparsedit.engines.local import check_inputs, run_jobs, total_steps
+    from sparsedit.engines.local import check_inputs, check_sizes, run_jobs, total_steps
     from sparsedit.environment import environment
     from sparsedit.models.loading import load_pipeline
     from sparsedit.progress import Progress
@@ -139,6 +139,7 @@ def _run(work: Work, folder: RunFolder, console: Console, asked: Mapping[str, An
     settings = work.settings
     with console.status(f"loading model {work.model}"):
         pipe: Any = load_pipeline(work.model, weights=settings.weights, dtype=settings.dtype, device=settings.device)
+    check_sizes(work.jobs, pipe.vae_scale_factor)
     machine = environment() | _run_facts(work, pipe)
     folder = RunFolder.create(folder.path, overwrite=asked["overwrite"])
     folder.write_config(work.configuration())

@@ -60,6 +60,16 @@ def check_inputs(jobs: Sequence[Job]) -> None:
                 load_mask(variant.mask, original.size)
 
 
+def check_sizes(jobs: Sequence[Job], scale: int) -> None:
+    """Raise InputError for the first original whose sides are no multiples of `scale`, the pixels of one latent."""
+    for job in jobs:
+        width, height = load_image(job.case.original).size
+        if width % scale or height % scale:
+            raise InputError(
+                f"{job.case.original} is {width}x{height}; with this model both sides must be multiples of {scale}"
+            )
+
+
 def total_steps(jobs: Sequence[Job]) -> int:
     """Denoising steps that a watcher will be told of, all jobs together, as far as can be said beforehand."""
     return sum(job.settings.calls * _passes(job) for job in jobs)
@@ -71,11 +81,14 @@ def run_jobs(
     """Run the jobs in order; every record is yielded after it was written."""
     runner = _Runner(pipe, model, folder, watch, suite)
     for job in jobs:
+        done = 0
         try:
-            yield from runner.run(job)
+            for record in runner.run(job):
+                done += 1
+                yield record
         except SparseditError as error:
-            for variant in job.variants:
-                yield runner.write(job, variant, runner.failed(job, variant, str(error)))
+            for variant in job.variants[done:]:
+                yield runner.write(runner.failed(job, variant, str(error)))
 
 
 def _passes(job: Job) -> int:
@@ -114,9 +127,9 @@ class _Runner:
         ):
             dense = self._dense(editor, request, job, variant, edit, whole) if settings.dense else None
             self._save(job, variant, request, result, dense)
-            yield self.write(job, variant, self._record(editor, job, variant, request, whole, result, dense))
+            yield self.write(self._record(editor, job, variant, request, whole, result, dense))
 
-    def write(self, job: Job, variant: Variant, record: Record) -> Record:
+    def write(self, record: Record) -> Record:
         append_record(self.folder.records, record)
         self.watch.finished(record)
         return record
@@ -206,7 +219,7 @@ class _Runner:
             "prompt": job.case.prompt,
             "original_prompt": job.prompt,
             "edit_prompt": variant.prompt,
-            "prompt_changed": variant.prompt != job.prompt,
+            "prompt_changed": variant.prompt != job.case.prompt,
             "device": str(self.pipe.unet.device),
             "dtype": str(self.pipe.unet.dtype).removeprefix("torch."),
             "total": {"dense_s": None, "record_s": None, "sparse_s": None},

@@ -76,7 +76,7 @@ def _entry(job: Job, variant: Variant, size: tuple[int, int], ratio: float) -> d
         "task": settings.task,
         "way": settings.way,
         "dense": settings.dense,
-        "prompt_changed": variant.prompt != job.prompt,
+        "prompt_changed": variant.prompt != job.case.prompt,
         "width": size[0],
         "height": size[1],
         "edit_ratio": ratio,
