@@ -3,16 +3,18 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN   := runs/demo
+TRAINED := training/work/model
+MACHINE := local
 
 # The first interpreter that starts and is new enough (a version manager's shim may exist and not start).
 PYTHON ?= $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-full lint format clean
+.PHONY: help env demo test test-full lint format bench-unet train-demo clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(STAMP) ## make the environment in .venv
 
@@ -41,6 +43,19 @@ test: lint ## lint, types and the fast tests
 
 test-full: lint ## the same with the slow tests
 	$(BIN)/pytest -m "slow or not slow"
+
+bench-unet: $(STAMP) ## the full-size SDXL UNet, dense against thin: make bench-unet DATA=folder of the published cases
+	@test -n "$(DATA)" || { echo "Name the folder of the published pictures: make bench-unet DATA=..." >&2; exit 1; }
+	$(BIN)/python benchmarks/unet_call.py --data $(DATA) --output benchmarks/results/$(MACHINE)/unet-call.json
+
+train-demo: $(STAMP) ## train the demo model from nothing (hours; every step can be killed and goes on)
+	$(BIN)/python -m training.tokenizer --to $(TRAINED)
+	$(BIN)/python -m training.pictures
+	$(BIN)/python -m training.vae --to $(TRAINED)
+	$(BIN)/python -m training.latents --model $(TRAINED)
+	$(BIN)/python -m training.unet --base $(TRAINED)
+	$(BIN)/python -m training.decoder --base $(TRAINED)
+	$(BIN)/python -m training.export --base $(TRAINED) --unet training/work/unet.pt --decoder training/work/decoder.pt
 
 clean: ## remove caches and builds (.venv and runs stay)
 	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -76,8 +76,9 @@ class Recorded:
 class SparseEditor:
     """Edits with a stock pipeline of the Stable Diffusion families, computing only what an edit changed.
 
-    `policy` says how an edit becomes a mask; `on_step(done, total)` is called after each denoising step. On a CPU in
-    bfloat16, `pack` keeps a second copy of the weights in the layout its kernels want: faster edits, more memory.
+    `policy` says how an edit becomes a mask; `on_step(done, total)` is called after each denoising step. `norm` is
+    "updated" for group norms that follow the edit's statistics, "original" for the original's. On a CPU in bfloat16,
+    `pack` keeps a second copy of the weights in the layout its kernels want: faster edits, more memory.
     """
 
     def __init__(
@@ -87,11 +88,13 @@ class SparseEditor:
         policy: MaskPolicy = POLICIES["tight"],
         break_even: float = BREAK_EVEN,
         on_step: OnStep = lambda done, total: None,
+        norm: str = "original",
         pack: bool = True,
     ) -> None:
         self.stages = Stages(pipe)
         self.packed = PackedWeights() if pack and can_pack() and self.stages.unet.dtype == torch.bfloat16 else None
         self.policy = policy
+        self.moments = norm == "updated"
         self.break_even = break_even
         self.on_step = on_step
         self.recorded: Recorded | None = None
@@ -130,7 +133,7 @@ class SparseEditor:
         self.recorded = None
         recorded = Recorded(request, request.original, Clock(self.stages.device))
         self._time_text(recorded.clock, request, request.prompt)
-        way = Recording(recorded.clock, recorded.caches)
+        way = Recording(recorded.clock, recorded.caches, self.moments)
         recorded.picture, _ = self._run(way, request, [plan_nothing(request)])
         self.recorded = recorded
         return recorded
@@ -169,7 +172,7 @@ class SparseEditor:
             return whole, [self._untouched(plan, request) for plan in plans]
         for clock, prompt in zip(clocks, [request.prompt, *(plan.prompt for plan in thin)], strict=True):
             self._time_text(clock, request, prompt)
-        way = Lockstep(clocks, [plan.sites for plan in thin], self.packed)
+        way = Lockstep(clocks, [plan.sites for plan in thin], self.packed, self.moments)
         generated, latents = self._run(way, request, [plan_nothing(request), *thin])
         whole.picture, whole.caches = generated[:1], way.caches
         base = self._base(request, whole.picture)

@@ -54,7 +54,8 @@ class Settings(BaseModel):
     `strength` is the share of the schedule that is run on the picture, `guidance` the scale of classifier-free
     guidance, `dense` whether the dense edit is run too, for the comparison. `context` says whether the original runs
     under its own prompt or the edit's: by default its own for sdedit, where its picture is kept outside the mask, and
-    the edit's for inpaint, where the photo is. `threshold`, `grow`, `level_dilation` and `feather` override those of
+    the edit's for inpaint, where the photo is. `norm` says whether group norms keep the original's statistics or follow
+    the edit's. `threshold`, `grow`, `level_dilation` and `feather` override those of
     `policy` one by one (see `MaskPolicy`).
     """
 
@@ -68,6 +69,7 @@ class Settings(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     way: Literal["alongside", "warm"] = "alongside"
     context: Literal["original", "self"] | None = None
+    norm: Literal["original", "updated"] = "original"
     dense: bool = True
     policy: Literal["tight", "published"] = "tight"
     threshold: Annotated[float, Field(ge=0, lt=2)] | None = None

@@ -37,13 +37,15 @@ class Dense(Way):
 class Recording(Way):
     """The stock model, remembered in one cache per stage."""
 
-    def __init__(self, clock: Clock, caches: dict[str, ActivationCache]) -> None:
+    def __init__(self, clock: Clock, caches: dict[str, ActivationCache], moments: bool = False) -> None:
         super().__init__(clock)
         self.caches = caches
+        self.moments = moments
 
     @contextmanager
     def around(self, stage: str, model: nn.Module) -> Iterator[None]:
-        with self.clock.stage(stage), record(model, self.caches.setdefault(stage, ActivationCache())):
+        cache = self.caches.setdefault(stage, ActivationCache())
+        with self.clock.stage(stage), record(model, cache, moments=self.moments):
             yield
 
 
@@ -71,16 +73,24 @@ class Lockstep(Way):
     """
 
     def __init__(
-        self, clocks: Sequence[Clock], sites: Sequence[SitePyramid], packed: PackedWeights | None = None
+        self,
+        clocks: Sequence[Clock],
+        sites: Sequence[SitePyramid],
+        packed: PackedWeights | None = None,
+        moments: bool = False,
     ) -> None:
         super().__init__(clocks[0])
         self.packed = packed
+        self.moments = moments
         self.clocks = clocks
         self.sites = sites
         self.caches: dict[str, ActivationCache] = {}
 
     @contextmanager
     def around(self, stage: str, model: nn.Module) -> Iterator[None]:
-        with alongside(model, self.sites, lambda row: self.clocks[row].stage(stage), packed=self.packed) as cache:
+        def observe(row: int) -> AbstractContextManager[None]:
+            return self.clocks[row].stage(stage)
+
+        with alongside(model, self.sites, observe, packed=self.packed, moments=self.moments) as cache:
             self.caches[stage] = cache
             yield

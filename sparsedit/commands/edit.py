@@ -37,6 +37,7 @@ def edit(
     seed: options.Seed = None,
     way: options.Way = None,
     context: options.Context = None,
+    norm: options.Norm = None,
     dense: options.Dense = None,
     policy: options.Policy = None,
     threshold: options.Threshold = None,

@@ -83,6 +83,15 @@ Context = Annotated[
         rich_help_panel=_HOW,
     ),
 ]
+Norm = Annotated[
+    str | None,
+    typer.Option(
+        "--norm",
+        metavar="original|updated",
+        help="Group norms with the original's statistics, or following the edit's.",
+        rich_help_panel=_HOW,
+    ),
+]
 Dense = Annotated[
     bool | None,
     typer.Option("--dense/--no-dense", help="Also run the dense edit, to compare with.", rich_help_panel=_HOW),

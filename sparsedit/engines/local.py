@@ -28,6 +28,7 @@ from sparsedit.metrics.fidelity import PROTOCOL, fidelity
 from sparsedit.plan import Edit, Request, as_tensor
 from sparsedit.records import SCHEMA, STAGES, Record, append_record, stage_entry
 from sparsedit.runs import RunFolder
+from sparsedit.settings import MaskPolicy, Settings
 
 LPIPS_MISSING = "needs the weights of its backbone, which are not part of this package"
 
@@ -106,10 +107,11 @@ class _Runner:
         self.watch = watch
         self.suite = suite
         self.twins: dict[tuple[int, int, int], Twin] = {}
+        self.editors: dict[tuple[MaskPolicy, str], SparseEditor] = {}
 
     def run(self, job: Job) -> Iterator[Record]:
         settings = job.settings
-        editor = SparseEditor(self.pipe, policy=settings.mask_policy(), on_step=lambda _done, _total: self.watch.step())
+        editor = self.editor(settings)
         original = load_image(job.case.original)
         request = editor.request(
             original,
@@ -128,6 +130,17 @@ class _Runner:
             dense = self._dense(editor, request, job, variant, edit, whole) if settings.dense else None
             self._save(job, variant, request, result, dense)
             yield self.write(self._record(editor, job, variant, request, whole, result, dense))
+
+    def editor(self, settings: Settings) -> SparseEditor:
+        """One editor for all jobs of the same policy: embeddings and packed weights are made once."""
+        key = (settings.mask_policy(), settings.norm)
+        if key not in self.editors:
+            policy, norm = key
+            self.editors[key] = SparseEditor(self.pipe, policy=policy, norm=norm, on_step=self._step)
+        return self.editors[key]
+
+    def _step(self, done: int, total: int) -> None:
+        self.watch.step()
 
     def write(self, record: Record) -> Record:
         append_record(self.folder.records, record)
@@ -216,6 +229,7 @@ class _Runner:
             "task": settings.task,
             "way": settings.way,
             "policy": settings.policy,
+            "norm": settings.norm,
             "prompt": job.case.prompt,
             "original_prompt": job.prompt,
             "edit_prompt": variant.prompt,

@@ -7,9 +7,8 @@ Everything else in a diffusion model is point-wise and runs on `[B, C, N, 1]` as
 |---------------|----------------------|------------------------------------------------------------------|
 | Convolution   | its input map        | rows of active sites and their halo, one gather, one product     |
 | UpSampling    | its (small) input    | the same, through the parents of nearest up-sampling             |
-| GroupNorm     | scale and shift      | one fused multiply-add                                           |
 
-Attention has a module of its own, `attention.py`.
+GroupNorm and attention have modules of their own, `norm.py` and `attention.py`.
 """
 
 from __future__ import annotations
@@ -36,13 +35,14 @@ class Call:
     """One call of the model: the step it writes or reads, and for a thin one the sites.
 
     `resolution` is the size of the map that the last spatial leaf of a dense pass produced; attention, which sees
-    tokens only, learns its geometry from it.
+    tokens only, learns its geometry from it. `moments` says whether norms remember what it takes to follow an edit.
     """
 
     step: Step
     texts: TextMemory
     sites: SitePyramid | None = None
     packed: PackedWeights | None = None
+    moments: bool = False
     resolution: Size = (0, 0)
     runs: Counter[str] = field(default_factory=Counter)
 
@@ -189,38 +189,6 @@ class Linear(Leaf):
 
     def thin(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return call.linear(x, self.layer, self.layer.weight, self.layer.bias)
-
-
-class GroupNormalisation(Leaf):
-    """GroupNorm with the statistics of the original: y = scale * x + shift, per sample and channel."""
-
-    def __init__(self, name: str, module: nn.GroupNorm) -> None:
-        super().__init__(name, module)
-        self.norm = module
-
-    def record(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        call.remember(self.name, Memory(self.statistics(x), (0, 0)))
-        if x.ndim == 4:
-            call.resolution = _size(x)
-        return self.dense(x, *args, **kwargs)
-
-    def thin(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        scale, shift = call.recall(self.name).tensors
-        shape = (*scale.shape, *([1] * (x.ndim - 2)))
-        return torch.addcmul(shift.view(shape), x, scale.view(shape))
-
-    def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale and shift [B, C] of an input [B, C, ...], computed in float32 (Wu and He 2018, equation 1)."""
-        norm, (batch, channels) = self.norm, x.shape[:2]
-        groups = x.detach().float().reshape(batch, norm.num_groups, -1)
-        variance, mean = torch.var_mean(groups, -1, correction=0)
-        per_group = channels // norm.num_groups
-        scale = (variance + norm.eps).rsqrt().repeat_interleave(per_group, 1)
-        shift = -mean.repeat_interleave(per_group, 1) * scale
-        if norm.affine:
-            weight, bias = norm.weight.detach().float(), norm.bias.detach().float()
-            scale, shift = scale * weight, shift * weight + bias
-        return scale.to(x.dtype), shift.to(x.dtype)
 
 
 def gather_window(rows: Tensor, remembered: Tensor, pyramid: SitePyramid, window: Window) -> Tensor:

@@ -25,11 +25,11 @@ from sparsedit.errors import EngineError
 from sparsedit.sparse.attention import Attending
 from sparsedit.sparse.leaves import (
     Convolution,
-    GroupNormalisation,
     Leaf,
     Linear,
     UpSampling,
 )
+from sparsedit.sparse.norm import GroupNormalisation
 
 POINTWISE = (
     nn.Linear, nn.Identity, nn.Embedding, nn.Dropout, nn.Dropout2d, nn.SiLU, nn.GELU, nn.ReLU, nn.ReLU6, nn.LeakyReLU,

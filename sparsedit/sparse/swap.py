@@ -27,16 +27,17 @@ Observe = Callable[[int], AbstractContextManager[Any]]
 
 
 @contextmanager
-def record(model: nn.Module, cache: ActivationCache) -> Iterator[ActivationCache]:
+def record(model: nn.Module, cache: ActivationCache, *, moments: bool = False) -> Iterator[ActivationCache]:
     """Run `model` densely and remember every call as one step of `cache`.
 
     `model` is any module whose first input is [B, C, H, W] and whose leaves are known: UNets, ControlNets, the
     encoder and decoder of a VAE. Outputs are those of the model untouched. What the cache held before is forgotten
-    when the context is entered, not before the model was found fit.
+    when the context is entered, not before the model was found fit. With `moments` the thin passes' group norms follow
+    what an edit does to a map's statistics; without, they keep the original's.
 
     Raises EngineError naming every leaf the engine does not know, or when the model is in such a context already.
     """
-    surface = Surface(model)
+    surface = Surface(model, moments=moments)
     with surface.swapped(surface.recorder(cache)):
         cache.clear()
         yield cache
@@ -70,6 +71,7 @@ def alongside(
     observe: Observe | None = None,
     *,
     packed: PackedWeights | None = None,
+    moments: bool = False,
 ) -> Iterator[ActivationCache]:
     """Run an original and its variants in one batch: one dense row, one thin row per pyramid in `sites`.
 
@@ -78,7 +80,7 @@ def alongside(
     is entered around the work of each row (0 = the original), for clocks. Yields that cache, whose `peak_bytes`
     says how large it grew.
     """
-    surface = Surface(model, packed)
+    surface = Surface(model, packed, moments)
     cache = ActivationCache()
     with surface.swapped(surface.lockstep(cache, sites, observe or (lambda _: nullcontext()))):
         yield cache
@@ -87,13 +89,14 @@ def alongside(
 class Surface:
     """A model's leaves and its edge: where full tensors become thin ones and back."""
 
-    def __init__(self, model: nn.Module, packed: PackedWeights | None = None) -> None:
+    def __init__(self, model: nn.Module, packed: PackedWeights | None = None, moments: bool = False) -> None:
         if any(isinstance(module.__dict__.get("forward"), _Swapped) for module in model.modules()):
             raise EngineError(
                 f"this {type(model).__name__} is already inside record(), sparse() or alongside(); leave that first"
             )
         self.model = model
         self.packed = packed
+        self.moments = moments
         self.leaves = find_leaves(model, linears=packed is not None)
         self.dense: Callable[..., Any] = model.forward
         self.signature = inspect.signature(model.forward)
@@ -147,7 +150,7 @@ class Surface:
         """One dense call, appended to the cache once it has succeeded."""
         x, timestep = self._inputs(args, kwargs)
         step = Step((x.shape[2], x.shape[3]), x.shape[0], x.dtype, x.device, timestep)
-        with self._during(Call(step, cache.texts, resolution=step.size)):
+        with self._during(Call(step, cache.texts, moments=self.moments, resolution=step.size)):
             out = self.dense(*args, **kwargs)
         for tensor in tensors_of(out):
             if tensor.ndim != 4:

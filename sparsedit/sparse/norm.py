@@ -1,0 +1,84 @@
+"""GroupNorm on a thin image: the one operation of these models that sees a whole map at once.
+
+| statistics | remembers                                          | thin                                              |
+|------------|----------------------------------------------------|---------------------------------------------------|
+| original   | scale and shift, [B, C]                            | one fused multiply-add                            |
+| updated    | mean, variance, and two moments per site and group | the active sites' moments exchanged, then as above |
+
+Updated statistics follow an edit that changes a map's brightness or contrast, and make a thin pass over all sites the
+dense pass whatever was recorded. Moments are taken about the original's mean, so that nothing cancels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsedit.sparse.cache import Memory
+from sparsedit.sparse.leaves import Call, Leaf
+from sparsedit.sparse.sites import Size
+
+
+class GroupNormalisation(Leaf):
+    """GroupNorm (Wu and He, 2018, equation 1) as y = scale * x + shift, per sample and channel."""
+
+    def __init__(self, name: str, module: nn.GroupNorm) -> None:
+        super().__init__(name, module)
+        self.norm = module
+
+    def record(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if x.ndim == 4:
+            call.resolution = (x.shape[2], x.shape[3])
+        call.remember(self.name, self.moments(x, call.resolution) if call.moments else Memory(self.affine(x), (0, 0)))
+        return self.dense(x, *args, **kwargs)
+
+    def thin(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        memory = call.recall(self.name)
+        scale, shift = memory.tensors[:2] if len(memory.tensors) == 2 else self.follow(call, memory, x)
+        shape = (*scale.shape, *([1] * (x.ndim - 2)))
+        return torch.addcmul(shift.view(shape), x, scale.view(shape))
+
+    def affine(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and shift [B, C] of an input [B, C, ...], computed in float32."""
+        groups = x.detach().float().reshape(x.shape[0], self.norm.num_groups, -1)
+        variance, mean = torch.var_mean(groups, -1, correction=0)
+        return self.scale_shift(mean, variance, x.dtype)
+
+    def moments(self, x: Tensor, size: Size) -> Memory:
+        """Mean and variance [B, G] of an input [B, C, ...] of T sites, and its sites' moments [B, T, 2 G]."""
+        rows = self.rows(x.detach())
+        variance, mean = torch.var_mean(rows, (1, 3), correction=0)
+        return Memory((mean, variance, _moments(rows - mean[:, None, :, None]).to(x.dtype)), size)
+
+    def follow(self, call: Call, memory: Memory, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and shift [B, C] once the active sites hold `x`, a thin image or [B, C, N]."""
+        mean, variance, moments = memory.tensors
+        rows = self.rows(x)
+        active = call.pyramid.level(memory.size).index
+        new = _moments(rows - mean[:, None, :, None]).sum(1)
+        change = (new - moments.index_select(1, active).float().sum(1)) / (moments.shape[1] * rows.shape[3])
+        first, second = change.chunk(2, 1)
+        return self.scale_shift(mean + first, (variance + second - first.square()).clamp(min=0), x.dtype)
+
+    def rows(self, x: Tensor) -> Tensor:
+        """[B, C, ...] of T sites -> [B, T, G, C / G] in float32."""
+        rows = x.flatten(2).transpose(1, 2).float()
+        return rows.reshape(rows.shape[0], rows.shape[1], self.norm.num_groups, -1)
+
+    def scale_shift(self, mean: Tensor, variance: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Statistics [B, G] -> scale and shift [B, C]."""
+        norm = self.norm
+        per_group = norm.num_channels // norm.num_groups
+        scale = (variance + norm.eps).rsqrt().repeat_interleave(per_group, 1)
+        shift = -mean.repeat_interleave(per_group, 1) * scale
+        if norm.affine:
+            weight, bias = norm.weight.detach().float(), norm.bias.detach().float()
+            scale, shift = scale * weight, shift * weight + bias
+        return scale.to(dtype), shift.to(dtype)
+
+
+def _moments(deviations: Tensor) -> Tensor:
+    """Deviations [B, T, G, c] -> their sums and sums of squares over a group's channels, [B, T, 2 G]."""
+    return torch.cat([deviations.sum(3), deviations.square().sum(3)], 2)

@@ -1,0 +1,56 @@
+"""Group norms that follow an edit: exact when everything is active, whatever was recorded."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sparsedit.sparse import ActivationCache, SitePyramid, alongside, record, sparse
+from sparsedit.sparse.rows import tensors_of
+from tests.families import FAMILIES
+
+
+@pytest.mark.parametrize("mean", [0.0, 30.0])
+def test_moments_are_those_of_the_edited_map(mean: float) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.GroupNorm(4, 12))
+    original, edited = torch.randn(2, 12, 9, 7) + mean, 3 * torch.randn(2, 12, 9, 7) - mean
+    mask = torch.rand(9, 7) > 0.6
+    mixed = torch.where(mask, edited, original)
+    cache = ActivationCache()
+    with torch.no_grad(), record(model, cache, moments=True):
+        kept = model(original)
+    with torch.no_grad(), sparse(model, cache, SitePyramid.from_mask(mask)):
+        thin = model(mixed)
+    assert torch.allclose(thin[..., mask], model(mixed)[..., mask], atol=1e-5)
+    assert torch.equal(thin[..., ~mask], kept[..., ~mask])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("size", [0, 1], ids=["even", "odd"])
+@torch.no_grad()
+def test_a_full_mask_is_the_dense_pass_whatever_was_recorded(name: str, size: int) -> None:
+    family = FAMILIES[name]
+    model, height_width = family.build(), family.sizes[size]
+    then, now = (family.inputs(2, height_width, seed) for seed in (1, 2))
+    everything = SitePyramid.from_mask(torch.ones(height_width, dtype=torch.bool))
+    cache = ActivationCache()
+    with record(model, cache, moments=True):
+        model(**then)
+    expected = tensors_of(model(**now))
+    with sparse(model, cache, everything):
+        thin = tensors_of(model(**now))
+    for a, b in zip(thin, expected, strict=True):
+        assert (a - b).norm() <= 1e-5 * b.norm()
+
+
+@torch.no_grad()
+def test_alongside_follows_as_well() -> None:
+    family = FAMILIES["kl-decoder"]
+    model = family.build()
+    one, two = (family.inputs(1, family.sizes[0], seed) for seed in (1, 2))
+    both = {name: torch.cat([one[name], two[name]]) for name in one}
+    everything = SitePyramid.from_mask(torch.ones(family.sizes[0], dtype=torch.bool))
+    with alongside(model, [everything], moments=True):
+        thin = model(**both)[1:]
+    assert (thin - model(**two)).norm() <= 1e-5 * thin.norm()
