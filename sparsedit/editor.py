@@ -155,7 +155,9 @@ class SparseEditor:
             return self._dense(request, plan, base, reason)
         clock = Clock(self.stages.device)
         self._time_text(clock, request, plan.prompt)
-        generated, latents = self._run(Thin(clock, self.recorded.caches, plan.sites, self.packed), request, [plan])
+        generated, latents = self._run(
+            Thin(clock, self.recorded.caches, plan.stage_sites, self.packed), request, [plan]
+        )
         return self._result(plan, base, generated, latents, "warm", None, clock)
 
     def alongside(self, request: Request, edits: Sequence[Edit]) -> tuple[Recorded, list[Result]]:
@@ -172,7 +174,7 @@ class SparseEditor:
             return whole, [self._untouched(plan, request) for plan in plans]
         for clock, prompt in zip(clocks, [request.prompt, *(plan.prompt for plan in thin)], strict=True):
             self._time_text(clock, request, prompt)
-        way = Lockstep(clocks, [plan.sites for plan in thin], self.packed, self.moments)
+        way = Lockstep(clocks, [plan.stage_sites for plan in thin], self.packed, self.moments)
         generated, latents = self._run(way, request, [plan_nothing(request), *thin])
         whole.picture, whole.caches = generated[:1], way.caches
         base = self._base(request, whole.picture)

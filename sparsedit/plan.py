@@ -5,7 +5,7 @@ Tensors in and out of pixels only; no model is known here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,16 +47,21 @@ class Edit:
 @dataclass(frozen=True)
 class Plan:
     """An edit made ready: what goes in, where it was edited (`changed`), what is computed (`hole`), what may change
-    (`blend`); masks are bool [H, W]."""
+    (`blend`); masks are bool [H, W]. `stage_sites` holds the active sites of encoder, UNet and decoder."""
 
     picture: Tensor
     prompt: str
     changed: Tensor
     hole: Tensor
     blend: Tensor
-    sites: SitePyramid
+    stage_sites: Mapping[str, SitePyramid]
     edit_ratio: float
     mask_source: str
+
+    @property
+    def sites(self) -> SitePyramid:
+        """The active sites of the UNet."""
+        return self.stage_sites["unet"]
 
 
 def plan_edit(request: Request, edit: Edit, policy: MaskPolicy) -> Plan:
@@ -87,16 +92,24 @@ def plan_edit(request: Request, edit: Edit, policy: MaskPolicy) -> Plan:
         changed=changed,
         hole=hole,
         blend=hole if edit.mask is None else changed,
-        sites=SitePyramid.from_mask(hole, level_dilation=policy.level_dilation),
+        stage_sites=stage_sites(hole, policy),
         edit_ratio=edit_ratio(changed),
         mask_source="difference" if edit.mask is None else "user",
     )
 
 
+def stage_sites(hole: Tensor, policy: MaskPolicy) -> dict[str, SitePyramid]:
+    """The sites of every stage. The VAE's reach further: what changes spreads a little at each of its resolutions."""
+    sites = SitePyramid.from_mask(hole, level_dilation=policy.level_dilation)
+    around = SitePyramid.from_mask(dilate(hole, policy.vae_margin), level_dilation=policy.level_dilation)
+    return {"encoder": around, "unet": sites, "decoder": around}
+
+
 def plan_nothing(request: Request) -> Plan:
     """The original as a plan in which nothing changes."""
     nothing = torch.zeros(request.original.shape[-2:], dtype=torch.bool)
-    return Plan(request.original, request.prompt, nothing, nothing, nothing, SitePyramid(nothing), 0.0, "none")
+    sites = dict.fromkeys(("encoder", "unet", "decoder"), SitePyramid(nothing))
+    return Plan(request.original, request.prompt, nothing, nothing, nothing, sites, 0.0, "none")
 
 
 def composite(base: Tensor, generated: Tensor, mask: Tensor, feather_px: int) -> Tensor:

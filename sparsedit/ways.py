@@ -7,7 +7,7 @@ same whatever the way.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from torch import nn
@@ -50,10 +50,14 @@ class Recording(Way):
 
 
 class Thin(Way):
-    """The active sites alone, on what a recording left."""
+    """The active sites of each stage alone, on what a recording left."""
 
     def __init__(
-        self, clock: Clock, caches: dict[str, ActivationCache], sites: SitePyramid, packed: PackedWeights | None = None
+        self,
+        clock: Clock,
+        caches: dict[str, ActivationCache],
+        sites: Mapping[str, SitePyramid],
+        packed: PackedWeights | None = None,
     ) -> None:
         super().__init__(clock)
         self.caches = caches
@@ -62,7 +66,7 @@ class Thin(Way):
 
     @contextmanager
     def around(self, stage: str, model: nn.Module) -> Iterator[None]:
-        with self.clock.stage(stage), sparse(model, self.caches[stage], self.sites, packed=self.packed):
+        with self.clock.stage(stage), sparse(model, self.caches[stage], self.sites[stage], packed=self.packed):
             yield
 
 
@@ -75,7 +79,7 @@ class Lockstep(Way):
     def __init__(
         self,
         clocks: Sequence[Clock],
-        sites: Sequence[SitePyramid],
+        sites: Sequence[Mapping[str, SitePyramid]],
         packed: PackedWeights | None = None,
         moments: bool = False,
     ) -> None:
@@ -91,6 +95,7 @@ class Lockstep(Way):
         def observe(row: int) -> AbstractContextManager[None]:
             return self.clocks[row].stage(stage)
 
-        with alongside(model, self.sites, observe, packed=self.packed, moments=self.moments) as cache:
+        sites = [by_stage[stage] for by_stage in self.sites]
+        with alongside(model, sites, observe, packed=self.packed, moments=self.moments) as cache:
             self.caches[stage] = cache
             yield

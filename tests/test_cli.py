@@ -291,7 +291,9 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> list[Record | BaseException]:
             watch.finished(result)
             yield result
 
-    pipe = SimpleNamespace(config={"_name_or_path": "models/snapshots/abc"}, device="cpu", dtype="torch.float32")
+    pipe = SimpleNamespace(
+        config={"_name_or_path": "models/snapshots/abc"}, device="cpu", dtype="torch.float32", vae_scale_factor=8
+    )
     monkeypatch.setattr("sparsedit.models.loading.load_pipeline", lambda *_, **__: pipe)
     monkeypatch.setattr("sparsedit.engines.local.run_jobs", run_jobs)
     return results

@@ -54,7 +54,7 @@ def test_the_demo_covers_the_kinds_of_edits() -> None:
         "change background",
     }
     strokes = [(case, variant) for case, variant in edits if variant.settings.get("task") != "inpaint"]
-    assert sum(variant.prompt == case.prompt for case, variant in strokes) >= 5
+    assert sum(variant.prompt == case.prompt for case, variant in strokes) >= 4
     for case, variant in edits:
         large = variant.edit_type == "change background"
         assert 0.01 < edit_ratio(mask_of(case.original, variant)) < (0.35 if large else 0.125), variant.id

@@ -23,7 +23,7 @@ from sparsedit.plan import Edit, composite
 from sparsedit.settings import MaskPolicy
 from tests.pipelines import ANCESTRAL, EULER, tiny_sd15, tiny_sdxl
 
-POLICY = MaskPolicy(threshold=0.02, grow=3, level_dilation=0, feather=0)
+POLICY = MaskPolicy(threshold=0.02, grow=3, level_dilation=0, feather=0, vae_margin=8)
 SETTINGS: dict[str, Any] = {"prompt": "a house", "steps": 5, "strength": 0.8, "guidance": 3.0, "seed": 7}
 PIPELINES: dict[str, Callable[[], Any]] = {
     "sdxl-euler": tiny_sdxl,
@@ -88,7 +88,7 @@ def test_inpaint_dense_is_the_stock_pipelines_inside(original: Image.Image, mask
     pipe = tiny_sdxl()
     cells = torch.zeros(64, 96, dtype=torch.bool)
     cells[16:40, 40:64] = True
-    editor = SparseEditor(pipe, policy=MaskPolicy(0.02, 0, 0, 0))
+    editor = SparseEditor(pipe, policy=MaskPolicy(0.02, 0, 0, 0, 8))
     dense = editor.dense(editor.request(original, task="inpaint", **SETTINGS), Edit(mask=cells))
     stock = AutoPipelineForInpainting.from_pipe(pipe)(
         prompt="a house",
@@ -161,7 +161,7 @@ def test_grow_and_feather_are_separate(original: Image.Image, edited: Image.Imag
     pipe = tiny_sdxl()
     results = {}
     for grow, feather in ((0, 0), (6, 0), (6, 4)):
-        editor = SparseEditor(pipe, policy=MaskPolicy(0.02, grow, 0, feather))
+        editor = SparseEditor(pipe, policy=MaskPolicy(0.02, grow, 0, feather, 8))
         own = to_tensor(editor.record(original, **SETTINGS))
         result = editor.edit(edited)
         results[grow, feather] = result

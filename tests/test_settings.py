@@ -119,13 +119,13 @@ def test_whole_numbers_serve_as_numbers() -> None:
 
 
 def test_mask_policies() -> None:
-    assert resolve({}).mask_policy() == POLICIES["tight"] == MaskPolicy(0.02, 5, 0, 0)
-    assert resolve({}, {"policy": "published"}).mask_policy() == MaskPolicy(0.02, 5, 1, 0)
+    assert resolve({}).mask_policy() == POLICIES["tight"] == MaskPolicy(0.02, 5, 0, 0, 8)
+    assert resolve({}, {"policy": "published"}).mask_policy() == MaskPolicy(0.02, 5, 1, 0, 0)
 
 
 def test_single_settings_override_the_policy_also_with_zero() -> None:
     said = {"policy": "published", "grow": 0, "threshold": 0.0, "feather": 3}
-    assert resolve({}, said).mask_policy() == MaskPolicy(0.0, 0, 1, 3)
+    assert resolve({}, said).mask_policy() == MaskPolicy(0.0, 0, 1, 3, 0)
 
 
 def test_settings_are_frozen() -> None:

@@ -44,6 +44,7 @@ def edit(
     grow: options.Grow = None,
     level_dilation: options.LevelDilation = None,
     feather: options.Feather = None,
+    vae_margin: options.VaeMargin = None,
     model: options.Model = None,
     device: options.Device = None,
     dtype: options.Dtype = None,

@@ -113,6 +113,10 @@ LevelDilation = Annotated[
 Feather = Annotated[
     int | None, typer.Option("--feather", help="Width in pixels of the blend at its border.", rich_help_panel=_MASK)
 ]
+VaeMargin = Annotated[
+    int | None,
+    typer.Option("--vae-margin", help="Pixels encoder and decoder reach beyond the UNet.", rich_help_panel=_MASK),
+]
 
 Model = Annotated[
     str | None,

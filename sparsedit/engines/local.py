@@ -252,7 +252,7 @@ class _Runner:
             entry = {"dense": _entry(dense_clock, stage, cost.macs, cost.attention_macs, calls[stage])}
             entry["record"] = _entry(whole.clock, stage, cost.macs, cost.attention_macs, calls[stage])
             if result.way in ("warm", "alongside"):
-                thin = twin.thin(stage, result.plan.sites)
+                thin = cost if stage == "text" else twin.thin(stage, result.plan.stage_sites[stage])
                 entry["sparse"] = _entry(result.clock, stage, thin.macs, thin.attention_macs, calls[stage])
             stages[stage] = entry
         return stages

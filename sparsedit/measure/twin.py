@@ -53,9 +53,7 @@ class Twin:
         return self.dense_costs[stage]
 
     def thin(self, stage: str, sites: SitePyramid) -> Cost:
-        """One thin call of `stage` on these sites; text has none, it is encoded as it is."""
-        if stage == "text":
-            return self.dense(stage)
+        """One thin call of `stage` on these sites; text has none."""
         model, args, kwargs = self.calls[stage]
         if stage not in self.caches:
             self.caches[stage] = ActivationCache()
