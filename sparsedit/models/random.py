@@ -17,7 +17,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from accelerate import init_empty_weights  # type: ignore[import-untyped]
+from accelerate import init_empty_weights
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import nn
 
