@@ -63,7 +63,7 @@ def run(arguments: Sequence[str]) -> int:
         return app(arguments, prog_name="sparsedit", standalone_mode=False) or 0
     except KeyboardInterrupt:
         return INTERRUPTED
-    except Exception as error:
+    except Exception as error:  # the edge: whatever it is, a user reads one line and an exit code
         if "--debug" in arguments:
             traceback.print_exception(error)
         return _report(error)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -125,9 +126,9 @@ class SparseEditor:
         self.stages.check_size(*picture.shape[-2:])
         return Request(picture, prompt, negative_prompt, task, Schedule(steps, strength, guidance), seed)
 
-    def record(self, original: Picture, **settings: str | int | float) -> Image.Image:
+    def record(self, original: Picture, **settings: Any) -> Image.Image:
         """Run the original densely and remember it; settings as `request`. Returns its own generated picture."""
-        return to_image(self.record_request(self.request(original, **settings)).picture)  # type: ignore[arg-type]
+        return to_image(self.record_request(self.request(original, **settings)).picture)
 
     def record_request(self, request: Request) -> Recorded:
         """`record` for a request already made; what was recorded before is forgotten."""

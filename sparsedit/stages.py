@@ -80,7 +80,7 @@ class Stages:
     @property
     def channels(self) -> int:
         """Input channels of the UNet: 4, or 9 for an inpainting model."""
-        return int(self.unet.config.in_channels)  # type: ignore[union-attr, arg-type]
+        return int(self.pipe.unet.config.in_channels)
 
     def check_size(self, height: int, width: int) -> None:
         """Raise InputError for pictures whose sides the VAE cannot divide; sizes are never snapped silently."""

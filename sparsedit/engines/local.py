@@ -127,7 +127,7 @@ class _Runner:
         for variant, edit, (whole, result) in zip(
             job.variants, edits, self._edited(editor, request, job, edits), strict=True
         ):
-            dense = self._dense(editor, request, job, variant, edit, whole) if settings.dense else None
+            dense = self._dense(editor, request, job, variant, edit) if settings.dense else None
             self._save(job, variant, request, result, dense)
             yield self.write(self._record(editor, job, variant, request, whole, result, dense))
 
@@ -166,9 +166,7 @@ class _Runner:
             self.watch.begin(f"{job.case.id}/{variant.id}: edit", calls)
             yield whole, editor.edit(edit.edited, mask=edit.mask, prompt=edit.prompt)
 
-    def _dense(
-        self, editor: SparseEditor, request: Request, job: Job, variant: Variant, edit: Edit, whole: Recorded
-    ) -> Result:
+    def _dense(self, editor: SparseEditor, request: Request, job: Job, variant: Variant, edit: Edit) -> Result:
         self.watch.begin(f"{job.case.id}/{variant.id}: dense, for comparison", request.schedule.calls)
         return editor.dense(request, edit)
 

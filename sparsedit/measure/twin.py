@@ -32,8 +32,9 @@ class Twin:
     """Counts the calls of one pipeline for pictures of one size; dense counts are made once."""
 
     def __init__(self, stages: Stages, height: int, width: int, batch: int) -> None:
+        original: Any = stages.unet
         with META:
-            unet = type(stages.unet).from_config(stages.unet.config)  # type: ignore[attr-defined]
+            unet = type(original).from_config(original.config)
             vae = type(stages.vae).from_config(stages.vae.config)
         latents = torch.empty(batch, stages.channels, *stages.latent_size(height, width), device=META)
         latent_channels = stages.vae.config.latent_channels
