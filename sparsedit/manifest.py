@@ -170,12 +170,12 @@ def _checked_picture(text: object, info: ValidationInfo) -> Path:
     return path
 
 
-_Id = Annotated[str, AfterValidator(_checked_id)]
+Id = Annotated[str, AfterValidator(_checked_id)]
 _Picture = Annotated[Path, PlainValidator(_checked_picture)]
 
 
 class _VariantEntry(Settings):
-    id: _Id
+    id: Id
     edited: _Picture | None = None
     mask: _Picture | None = None
     prompt: str | None = None
@@ -189,7 +189,7 @@ class _VariantEntry(Settings):
 
 
 class _CaseEntry(Settings):
-    id: _Id
+    id: Id
     original: _Picture
     prompt: str = ""
     variants: Annotated[list[_VariantEntry], Field(min_length=1)]

@@ -13,7 +13,7 @@ from sparsedit.errors import ManifestError
 from sparsedit.images import load_image, to_tensor
 from sparsedit.manifest import Variant, load_manifest
 from sparsedit.masks import difference, edit_ratio, load_mask
-from sparsedit.suites.scenes.edits import EDIT_TYPES
+from sparsedit.suites.item import EDIT_TYPES
 
 MANIFESTS = Path(__file__).parent.parent / "manifests"
 

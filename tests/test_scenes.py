@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsedit.errors import InputError
+from sparsedit.suites.item import EDIT_TYPES
 from sparsedit.suites.scenes.caption import caption
-from sparsedit.suites.scenes.edits import EDIT_TYPES, EDITS, FIRST_TEST_SEED, edit_pair, edit_scene
+from sparsedit.suites.scenes.edits import EDITS, FIRST_TEST_SEED, edit_pair, edit_scene
 from sparsedit.suites.scenes.render import render
 from sparsedit.suites.scenes.scene import Scene, sample_scene
 

@@ -117,7 +117,7 @@ def _sky(scene: Scene, wording: _Wording) -> list[str]:
     elif wording.chances[7] > 0.8:
         said.append("a clear sky")
     if scene.has_body and wording.chances[8] > wording.drop:
-        said.append("the moon" if scene.time == "night" else "the sun")
+        said.append(f"the {scene.body}")
     return said
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import TypeVar
 
 import numpy as np
@@ -16,22 +18,14 @@ from sparsedit.suites.scenes.palette import ROOFS, SAILS, WALLS
 from sparsedit.suites.scenes.render import Picture, render
 from sparsedit.suites.scenes.scene import BASE_WIDTH, Ground, House, Scene, Time, Trees, sample_scene
 
-# PIE-Bench's editing_type_id and its name.
-EDIT_TYPES = {
-    0: "random",
-    1: "change object",
-    2: "add object",
-    3: "delete object",
-    4: "change content",
-    5: "change pose",
-    6: "change colour",
-    7: "change material",
-    8: "change background",
-    9: "change style",
-}
-
 # Scenes from this seed up are in no training set.
 FIRST_TEST_SEED = 1 << 31
+
+# An edit whose sketches differ in fewer pixels is hardly seen.
+_SEEN_PIXELS = 250
+
+# Of PIE-Bench's types the one that paints on what is there.
+_ADD_OBJECT = 2
 
 # Pixels that differ by more than this many levels belong to the mask, and those around them.
 _MASK_LEVELS = 10
@@ -40,6 +34,8 @@ _MASK_MARGIN = 4
 _TREES: tuple[Trees, ...] = ("pine", "green", "autumn")
 _GROUNDS: tuple[Ground, ...] = ("meadow", "desert", "snow")
 _TIMES: tuple[Time, ...] = ("day", "sunset", "night")
+_GROUND_NOUNS = ("meadow", "field", "desert", "snow")
+_TIME_NOUNS = ("day", "noon", "sunset", "dusk", "night")
 
 Change = Callable[[Scene, np.random.Generator], Scene | None]
 Word = TypeVar("Word", bound=str)
@@ -49,32 +45,61 @@ Word = TypeVar("Word", bound=str)
 class Edit:
     """A kind of edit: its PIE-Bench type, whether it stays in one part of the picture, and the change itself.
 
-    `change` returns None where the edit makes no sense, as in removing a house that is not there.
+    `change` returns None where the edit makes no sense, as in removing a house that is not there. `instruction` is a
+    template over the scenes `before` and `after`; `nouns` are the words by which captions may name the edited thing;
+    `may_hide` says that other things may cover it, or that the scene may have no place for it.
     """
 
     edit_type: int
     local: bool
     change: Change
+    instruction: str
+    nouns: tuple[str, ...] = ()
+    may_hide: bool = False
 
 
 @dataclass(frozen=True)
-class EditPair:
-    """An edit of a sampled scene with everything that belongs to it; pictures uint8 [256, width, 3].
-
-    `mask` is bool [256, width], true where the pictures differ and a few pixels around; the sketches are the
-    stroke versions of both scenes; the prompts differ in the edited words alone.
-    """
+class SceneEdit:
+    """A sampled scene, what an edit makes of it, and both in words; the prompts differ in the edited words alone."""
 
     kind: str
     source: Scene
     target: Scene
-    source_picture: Picture
-    target_picture: Picture
-    source_sketch: Picture
-    target_sketch: Picture
-    mask: npt.NDArray[np.bool_]
     source_prompt: str
     target_prompt: str
+
+    @property
+    def edit_type(self) -> int:
+        """PIE-Bench's type."""
+        return EDITS[self.kind].edit_type
+
+    @property
+    def instruction(self) -> str:
+        """The edit as one would ask a person for it."""
+        return EDITS[self.kind].instruction.format(before=self.source, after=self.target)
+
+    @property
+    def blended_word(self) -> str:
+        """The noun of the edited thing in either prompt, "house house", or "" when one of them has none."""
+        words = [set(re.findall(r"\w+", prompt)) for prompt in (self.source_prompt, self.target_prompt)]
+        nouns = [next((noun for noun in EDITS[self.kind].nouns if noun in said), "") for said in words]
+        return " ".join(nouns) if all(nouns) else ""
+
+
+@dataclass(frozen=True)
+class EditPair(SceneEdit):
+    """An edit with its pictures, each uint8 [256, width, 3].
+
+    `mask` is bool [256, width], true where the finished pictures differ and a few pixels around. `target_sketch` is
+    the stroke version of the edited scene; `painted` is the source with its strokes on it, inside the mask: what is
+    added is drawn as a shape, anything else is painted over wherever it showed.
+    """
+
+    source_picture: Picture
+    target_picture: Picture
+    target_sketch: Picture
+    painted: Picture
+    mask: npt.NDArray[np.bool_]
 
 
 def edit_scene(scene: Scene, kind: str, rng: np.random.Generator) -> Scene | None:
@@ -84,28 +109,52 @@ def edit_scene(scene: Scene, kind: str, rng: np.random.Generator) -> Scene | Non
     return EDITS[kind].change(scene, rng)
 
 
-def edit_pair(seed: int, kind: str | None = None, *, width: int = BASE_WIDTH) -> EditPair:
-    """An edit of a kind, or of a random one, on a scene that was in no training set."""
+def sample_edit(seed: int, kind: str | None = None, *, width: int = BASE_WIDTH) -> SceneEdit:
+    """An edit of a kind, or of a random one, that can be seen, on a scene that was in no training set."""
     rng = np.random.default_rng([seed, 99])
-    target = None
-    while target is None:
+    while True:
         drawn = kind or str(rng.choice(list(EDITS)))
         source = sample_scene(int(rng.integers(1 << 30)) + FIRST_TEST_SEED, width)
         target = edit_scene(source, drawn, rng)
-    before, after = render(source), render(target)
-    changed = np.abs(before.astype(int) - after).max(-1) > _MASK_LEVELS
+        if target is not None and (not EDITS[drawn].may_hide or _seen(source, target)):
+            return SceneEdit(drawn, source, target, *_prompts(source, target, seed))
+
+
+def draw_edit(edit: SceneEdit) -> EditPair:
+    """The edit with its pictures."""
+    before, after = render(edit.source), render(edit.target)
+    strokes = render(edit.target, flat=True)
+    changed = _differ(before, after)
+    mask = binary_dilation(changed, iterations=_MASK_MARGIN)
+    drawn = _differ(render(edit.source, flat=True), strokes) & mask if edit.edit_type == _ADD_OBJECT else changed
     return EditPair(
-        kind=drawn,
-        source=source,
-        target=target,
+        **vars(edit),
         source_picture=before,
         target_picture=after,
-        source_sketch=render(source, flat=True),
-        target_sketch=render(target, flat=True),
-        mask=binary_dilation(changed, iterations=_MASK_MARGIN),
-        source_prompt=caption(source, seed, full=True),
-        target_prompt=caption(target, seed, full=True),
+        target_sketch=strokes,
+        painted=np.where(drawn[..., None], strokes, before),
+        mask=mask,
     )
+
+
+def edit_pair(seed: int, kind: str | None = None, *, width: int = BASE_WIDTH) -> EditPair:
+    """`sample_edit`, drawn."""
+    return draw_edit(sample_edit(seed, kind, width=width))
+
+
+def _prompts(source: Scene, target: Scene, seed: int) -> tuple[str, str]:
+    """Both scenes in the first wording from `seed` up that says what changed; some leave out a roof's colour."""
+    wordings = ([caption(scene, wording, full=True) for scene in (source, target)] for wording in count(seed))
+    return next((before, after) for before, after in wordings if before != after)
+
+
+def _seen(source: Scene, target: Scene) -> bool:
+    """Whether the edit shows; strokes tell, and are painted faster than pictures."""
+    return int(_differ(render(source, flat=True), render(target, flat=True)).sum()) >= _SEEN_PIXELS
+
+
+def _differ(before: Picture, after: Picture) -> npt.NDArray[np.bool_]:
+    return np.abs(before.astype(int) - after).max(-1) > _MASK_LEVELS
 
 
 def _other(rng: np.random.Generator, words: Sequence[Word], *taken: str) -> Word:
@@ -205,23 +254,25 @@ def _add_sun(scene: Scene, rng: np.random.Generator) -> Scene | None:
 
 # In the order in which `edit_pair` draws them.
 EDITS = {
-    "recolor_house": Edit(6, True, _recolor_house),
-    "recolor_roof": Edit(6, True, _recolor_roof),
-    "add_house": Edit(2, True, _add_house),
-    "remove_house": Edit(3, True, _remove_house),
-    "add_trees": Edit(2, True, _add_trees),
-    "remove_trees": Edit(3, True, _remove_trees),
-    "change_trees": Edit(1, True, _change_trees),
-    "add_boat": Edit(2, True, _add_boat),
-    "remove_boat": Edit(3, True, _remove_boat),
-    "recolor_sail": Edit(6, True, _recolor_sail),
-    "add_lake": Edit(2, True, _add_lake),
-    "remove_lake": Edit(3, True, _remove_lake),
-    "snow_on_mountains": Edit(7, False, _snow_on_mountains),
-    "remove_mountains": Edit(3, False, _remove_mountains),
-    "change_ground": Edit(8, False, _change_ground),
-    "change_time": Edit(8, False, _change_time),
-    "add_clouds": Edit(2, False, _add_clouds),
-    "remove_sun": Edit(3, True, _remove_sun),
-    "add_sun": Edit(2, True, _add_sun),
+    "recolor_house": Edit(6, True, _recolor_house, "Paint the house {after.house.wall}", ("house",)),
+    "recolor_roof": Edit(6, True, _recolor_roof, "Paint the roof {after.house.roof}", ("roof",)),
+    "add_house": Edit(2, True, _add_house, "Add a {after.house.wall} house on the {after.house.position}"),
+    "remove_house": Edit(3, True, _remove_house, "Remove the house"),
+    "add_trees": Edit(2, True, _add_trees, "Add {after.trees} trees", may_hide=True),
+    "remove_trees": Edit(3, True, _remove_trees, "Remove the trees", may_hide=True),
+    "change_trees": Edit(
+        1, True, _change_trees, "Turn the trees into {after.trees} trees", ("trees", "pines"), may_hide=True
+    ),
+    "add_boat": Edit(2, True, _add_boat, "Add a boat with a {after.boat} sail", may_hide=True),
+    "remove_boat": Edit(3, True, _remove_boat, "Remove the boat", may_hide=True),
+    "recolor_sail": Edit(6, True, _recolor_sail, "Make the sail {after.boat}", ("sail",), may_hide=True),
+    "add_lake": Edit(2, True, _add_lake, "Add a lake"),
+    "remove_lake": Edit(3, True, _remove_lake, "Remove the lake"),
+    "snow_on_mountains": Edit(7, False, _snow_on_mountains, "Cover the mountains with snow", ("mountains",)),
+    "remove_mountains": Edit(3, False, _remove_mountains, "Remove the mountains"),
+    "change_ground": Edit(8, False, _change_ground, "Turn the {before.ground} into {after.ground}", _GROUND_NOUNS),
+    "change_time": Edit(8, False, _change_time, "Make it {after.time}", _TIME_NOUNS),
+    "add_clouds": Edit(2, False, _add_clouds, "Add clouds"),
+    "remove_sun": Edit(3, True, _remove_sun, "Remove the {before.body}", may_hide=True),
+    "add_sun": Edit(2, True, _add_sun, "Add the {after.body}", may_hide=True),
 }

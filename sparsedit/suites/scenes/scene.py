@@ -74,6 +74,11 @@ class Scene:
     boat: str | None
     boat_x: float
 
+    @property
+    def body(self) -> str:
+        """The name of what shines in this sky."""
+        return "moon" if self.time == "night" else "sun"
+
 
 def sample_scene(seed: int, width: int = BASE_WIDTH) -> Scene:
     """The scene of a seed; `width` is a multiple of 8, at least 256 px, else InputError."""
