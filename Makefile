@@ -11,10 +11,10 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-full lint format bench-unet train-demo clean
+.PHONY: help env demo test test-full lint format bench-unet bench-profile bench-gpu train-demo clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(STAMP) ## make the environment in .venv
 
@@ -48,6 +48,14 @@ bench-unet: $(STAMP) ## the full-size SDXL UNet, dense against thin: make bench-
 	@test -n "$(DATA)" || { echo "Name the folder of the published pictures: make bench-unet DATA=..." >&2; exit 1; }
 	$(BIN)/python benchmarks/unet_call.py --data $(DATA) --output benchmarks/results/$(MACHINE)/unet-call.json
 
+bench-profile: $(STAMP) ## time and multiply-adds against the size of the edit, demo and full-size SDXL
+	$(BIN)/python -c 'import matplotlib' 2>/dev/null || \
+		$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev,plot]'
+	$(BIN)/python -m benchmarks.edit_sizes $(ARGUMENTS) >/dev/null
+
+bench-gpu: $(STAMP) ## dense, compiled, thin and CUDA graphs on this machine's GPU, in 8 minutes (DATA=... as above)
+	$(BIN)/python benchmarks/gpu.py $(if $(DATA),--data $(DATA))
+
 train-demo: $(STAMP) ## train the demo model from nothing (hours; every step can be killed and goes on)
 	$(BIN)/python -m training.tokenizer --to $(TRAINED)
 	$(BIN)/python -m training.pictures
@@ -56,6 +64,12 @@ train-demo: $(STAMP) ## train the demo model from nothing (hours; every step can
 	$(BIN)/python -m training.unet --base $(TRAINED)
 	$(BIN)/python -m training.decoder --base $(TRAINED)
 	$(BIN)/python -m training.export --base $(TRAINED) --unet training/work/unet.pt --decoder training/work/decoder.pt
+	$(BIN)/python -m training.tiny
+	$(BIN)/python -m training.edges
+	$(BIN)/python -m training.controlnet
+	$(BIN)/python -m training.trajectories
+	$(BIN)/python -m training.few_step
+	$(BIN)/python -m training.refiner
 
 clean: ## remove caches and builds (.venv and runs stay)
 	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

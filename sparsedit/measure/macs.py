@@ -8,6 +8,7 @@ counts like any number.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
+
+from sparsedit.sparse.packing import can_pack
 
 aten = torch.ops.aten
 
@@ -57,9 +60,7 @@ def count_macs() -> Iterator[MacCount]:
     input which is not contiguous) counts as linear.
     """
     count = MacCount()
-    flops = FlopCounterMode(
-        display=False, custom_mapping={aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
-    )
+    flops = FlopCounterMode(display=False, custom_mapping=_own_formulas())
     watch = _UncountedMode(flops)
     linears = _LinearMode(flops)
     try:
@@ -67,17 +68,29 @@ def count_macs() -> Iterator[MacCount]:
             yield count
     finally:
         total = flops.flop_counts["Global"]
-        plain = sum(n for op, n in total.items() if op in _LINEARS or "conv" in str(op))
+        plain = sum(n for op, n in total.items() if op in _LINEARS or "conv" in str(op) or "linear" in str(op))
         count.macs = (plain + linears.flops) // 2
         count.attention_macs = (sum(total.values()) - plain - linears.flops) // 2
         count.uncounted = dict(watch.calls)
 
 
-def _attention_flops(q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> int:
-    """Both products of softmax(q k') v, a multiply-add = 2: `[B, H, M, D]`, `[B, H, N, D]`, `[B, H, N, E]`.
+def _own_formulas() -> dict[Any, Callable[..., int]]:
+    """Formulas that torch has not, or not in every version: its CPU kernel of attention, linears by packed weights."""
+    formulas: dict[Any, Callable[..., int]] = {aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+    if can_pack():
+        formulas[torch.ops.mkldnn._linear_pointwise] = _packed_linear_flops
+        formulas[torch.ops.mkldnn._reorder_linear_weight] = lambda *args, **kwargs: 0
+    return formulas
 
-    Given here because not every supported torch has a formula for its CPU kernel.
-    """
+
+def _packed_linear_flops(rows: Any, *args: Any, out_shape: Any, **kwargs: Any) -> int:
+    """Rows [..., I] -> [..., O], a multiply-add = 2; the packed weight between them keeps its layout to itself."""
+    flops: int = 2 * math.prod(out_shape) * rows[-1]
+    return flops
+
+
+def _attention_flops(q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> int:
+    """Both products of softmax(q k') v, a multiply-add = 2: `[B, H, M, D]`, `[B, H, N, D]`, `[B, H, N, E]`."""
     batch, heads, queries, depth = q
     return 2 * batch * heads * queries * k[2] * (depth + v[3])
 

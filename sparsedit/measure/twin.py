@@ -1,8 +1,8 @@
 """What an edit costs in multiply-adds, without running it: the pipeline's models once more, on the meta device.
 
 A twin has a model's shapes and none of its numbers, so a full-size UNet is counted in seconds and no memory, dense
-and thin by the same operators that really run. Text keys and values are computed once per prompt and therefore not
-part of a thin call.
+and thin by the same operators that really run. Counted are the parts of the pipeline that the engine knows (text
+encoders, UNet, ControlNets, the VAE's encoder and decoder), not the schedulers' arithmetic or the VAE's 1x1 quantisers.
 """
 
 from __future__ import annotations
@@ -13,73 +13,107 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsedit.errors import ModelError
 from sparsedit.measure.macs import count_macs
 from sparsedit.sparse import ActivationCache, SitePyramid, record, sparse
 from sparsedit.stages import Stages
 
 META = torch.device("meta")
 
+Call = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
+"""A model on the meta device, and the arguments of one call of it."""
+
 
 @dataclass(frozen=True)
 class Cost:
-    """Multiply-adds of one call: `macs` of convolutions and linears, `attention_macs` of attention's products."""
+    """Multiply-adds: `macs` of convolutions and linears, `attention_macs` of attention's products.
 
-    macs: int
-    attention_macs: int
+    `uncounted` names the operators met that multiply matrices, as far as one can tell, and have no formula.
+    """
+
+    macs: int = 0
+    attention_macs: int = 0
+    uncounted: frozenset[str] = frozenset()
+
+    def __add__(self, other: Cost) -> Cost:
+        uncounted = self.uncounted | other.uncounted
+        return Cost(self.macs + other.macs, self.attention_macs + other.attention_macs, uncounted)
+
+    def __mul__(self, times: int) -> Cost:
+        return Cost(self.macs * times, self.attention_macs * times, self.uncounted)
 
 
 class Twin:
-    """Counts the calls of one pipeline for pictures of one size; dense counts are made once."""
+    """Counts the calls of one pipeline for pictures of one size; dense counts are made once.
+
+    Stages: "text_encoder" and "text_encoder_2" (one prompt) and "text" for all there are, "encoder" and "decoder" (one
+    picture), "unet" and, where the pipeline has any, "controlnet", "controlnet_2", ... (one call for `batch` latents).
+    """
 
     def __init__(self, stages: Stages, height: int, width: int, batch: int) -> None:
-        original: Any = stages.unet
-        with META:
-            unet = type(original).from_config(original.config)
-            vae = type(stages.vae).from_config(stages.vae.config)
-        latents = torch.empty(batch, stages.channels, *stages.latent_size(height, width), device=META)
-        latent_channels = stages.vae.config.latent_channels
-        self.calls: dict[str, tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = {
-            "encoder": (vae.encoder, (torch.empty(1, 3, height, width, device=META),), {}),
-            "unet": (unet, (latents, 1), unet_conditions(stages, batch)),
-            "decoder": (vae.decoder, (torch.empty(1, latent_channels, *latents.shape[2:], device=META),), {}),
+        latent_size = stages.latent_size(height, width)
+        vae = _twin_of(stages.vae)
+        conditions = unet_conditions(stages, batch)
+        self.calls: dict[str, Call] = {
+            **_text_calls(stages),
+            "encoder": (vae.encoder, (_empty(1, 3, height, width),), {}),
+            "unet": (_twin_of(stages.unet), (_empty(batch, stages.channels, *latent_size), 1), conditions),
+            "decoder": (vae.decoder, (_empty(1, stages.vae.config.latent_channels, *latent_size),), {}),
         }
+        for number, net in enumerate(_control_nets(stages), 1):
+            picture = _empty(batch, net.config.conditioning_channels, height, width)
+            shared = {name: value for name, value in conditions.items() if name != "timestep_cond"}
+            self.calls["controlnet" if number == 1 else f"controlnet_{number}"] = (
+                _twin_of(net),
+                (_empty(batch, net.config.in_channels, *latent_size), 1),
+                shared | {"controlnet_cond": picture},
+            )
         self.caches: dict[str, ActivationCache] = {}
-        self.dense_costs: dict[str, Cost] = {"text": text_cost(stages)}
+        self.dense_costs: dict[str, Cost] = {}
 
     def dense(self, stage: str) -> Cost:
-        """One dense call of `stage`: "text" (one prompt), "encoder", "unet" or "decoder"."""
+        """One dense call of `stage`; for "text" one of every text encoder."""
+        if stage == "text":
+            return sum((self.dense(name) for name in self.calls if name.startswith("text_encoder")), Cost())
         if stage not in self.dense_costs:
-            model, args, kwargs = self.calls[stage]
-            self.dense_costs[stage] = _count(model, args, kwargs)
+            self.dense_costs[stage] = _count(*self._call(stage))
         return self.dense_costs[stage]
 
-    def thin(self, stage: str, sites: SitePyramid) -> Cost:
-        """One thin call of `stage` on these sites; text has none."""
-        model, args, kwargs = self.calls[stage]
-        if stage not in self.caches:
-            self.caches[stage] = ActivationCache()
-            with torch.no_grad(), record(model, self.caches[stage]):
-                model(*args, **kwargs)
-        with sparse(model, self.caches[stage], sites):
+    def thin(self, stage: str, sites: SitePyramid, *, new_prompt: bool = False) -> Cost:
+        """One thin call of `stage` on these sites; texts have none.
+
+        With `new_prompt` the call projects its prompt to keys and values, as the first one of an edit does whose
+        prompt is not the recorded one.
+        """
+        model, args, kwargs = self._call(stage)
+        cache = self.recorded(stage)
+        if new_prompt and "encoder_hidden_states" in kwargs:
+            kwargs = kwargs | {"encoder_hidden_states": torch.empty_like(kwargs["encoder_hidden_states"])}
+        with sparse(model, cache, sites):
             return _count(model, args, kwargs)
 
+    def recorded(self, stage: str) -> ActivationCache:
+        """What a dense call of `stage` remembers, recorded once."""
+        if stage not in self.caches:
+            model, args, kwargs = self._call(stage)
+            cache = ActivationCache()
+            with torch.no_grad(), record(model, cache):
+                model(*args, **kwargs)
+            self.caches[stage] = cache
+        return self.caches[stage]
 
-def text_cost(stages: Stages) -> Cost:
-    """Multiply-adds of encoding one text with all text encoders of the pipeline."""
-    macs = attention_macs = 0
-    for part in ("", "_2"):
-        encoder, tokenizer = (
-            getattr(stages.pipe, f"text_encoder{part}", None),
-            getattr(stages.pipe, f"tokenizer{part}", None),
-        )
-        if encoder is None or tokenizer is None:
-            continue
-        with META:
-            twin = type(encoder)(encoder.config)
-        tokens = torch.zeros(1, tokenizer.model_max_length, dtype=torch.long, device=META)
-        cost = _count(twin, (tokens,), {})
-        macs, attention_macs = macs + cost.macs, attention_macs + cost.attention_macs
-    return Cost(macs, attention_macs)
+    def schedule(self, stage: str, calls: int, sites: SitePyramid | None = None, *, new_prompt: bool = False) -> Cost:
+        """All `calls` of a stage in one run: dense, or thin on `sites`, where a new prompt is projected once."""
+        if sites is None:
+            return self.dense(stage) * calls
+        thin = self.thin(stage, sites)
+        first = self.thin(stage, sites, new_prompt=True) if new_prompt else thin
+        return first + thin * (calls - 1)
+
+    def _call(self, stage: str) -> Call:
+        if stage not in self.calls:
+            raise ModelError(f"this pipeline has no stage {stage!r} to count; it has {', '.join(self.calls)}")
+        return self.calls[stage]
 
 
 def unet_conditions(stages: Stages, batch: int) -> dict[str, Any]:
@@ -101,6 +135,29 @@ def unet_conditions(stages: Stages, batch: int) -> dict[str, Any]:
     return conditions
 
 
+def _text_calls(stages: Stages) -> dict[str, Call]:
+    calls: dict[str, Call] = {}
+    for part in ("", "_2"):
+        encoder = getattr(stages.pipe, f"text_encoder{part}", None)
+        if encoder is not None:
+            with META:
+                twin = type(encoder)(encoder.config)
+            length = getattr(stages.pipe, f"tokenizer{part}").model_max_length
+            calls[f"text_encoder{part}"] = (twin, (torch.zeros(1, length, dtype=torch.long, device=META),), {})
+    return calls
+
+
+def _control_nets(stages: Stages) -> list[Any]:
+    """The pipeline's ControlNets: none, one, or several that are used together."""
+    controlnet = getattr(stages.pipe, "controlnet", None)
+    return [] if controlnet is None else list(getattr(controlnet, "nets", [controlnet]))
+
+
+def _twin_of(model: Any) -> Any:
+    with META:
+        return type(model).from_config(model.config)
+
+
 def _empty(*shape: int) -> Tensor:
     return torch.empty(*shape, device=META)
 
@@ -108,4 +165,4 @@ def _empty(*shape: int) -> Tensor:
 def _count(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cost:
     with torch.no_grad(), count_macs() as count:
         model(*args, **kwargs)
-    return Cost(count.macs, count.attention_macs)
+    return Cost(count.macs, count.attention_macs, frozenset(count.uncounted))
