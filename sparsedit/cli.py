@@ -17,6 +17,7 @@ from sparsedit import __version__
 from sparsedit.commands import models as models_command
 from sparsedit.commands.edit import edit
 from sparsedit.commands.env import env
+from sparsedit.commands.profile import profile
 from sparsedit.commands.report import report
 from sparsedit.errors import SparseditError
 
@@ -24,6 +25,7 @@ INTERRUPTED = 130
 
 app = typer.Typer(name="sparsedit", add_completion=False, pretty_exceptions_enable=False)
 app.command()(edit)
+app.command()(profile)
 app.command()(report)
 app.add_typer(models_command.app, name="models")
 app.command()(env)

@@ -46,7 +46,7 @@ def environment() -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         **_commit(),
         "processor": {
-            "name": _processor_name(),
+            "name": processor_name(),
             "cores": _usable_cores(),
             "capability": torch.backends.cpu.get_cpu_capability(),
             "bf16": cpu_has_bf16(),
@@ -73,7 +73,7 @@ def _cpuinfo() -> str:
         return ""
 
 
-def _processor_name() -> str:
+def processor_name() -> str:
     match = re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
     return match.group(1).strip() if match else platform.processor() or platform.machine()
 

@@ -59,7 +59,7 @@ class Settings(BaseModel):
     under its own prompt or the edit's: by default its own for sdedit, where its picture is kept outside the mask, and
     the edit's for inpaint, where the photo is. `norm` says whether group norms keep the original's statistics or follow
     the edit's. `threshold`, `grow`, `level_dilation`, `feather` and `vae_margin` override those of
-    `policy` one by one (see `MaskPolicy`).
+    `policy` one by one (see `MaskPolicy`). `lora` and `vae` name what is loaded into the model and instead of its VAE.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
@@ -83,6 +83,8 @@ class Settings(BaseModel):
     device: Annotated[str, AfterValidator(_device)] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     weights: Literal["real", "random"] = "real"
+    lora: str | None = None
+    vae: str | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -6,6 +6,7 @@ decoder can each be run densely or thinly and be timed apart. Pictures are float
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -81,6 +82,12 @@ class Stages:
     def channels(self) -> int:
         """Input channels of the UNet: 4, or 9 for an inpainting model."""
         return int(self.pipe.unet.config.in_channels)
+
+    def calls(self, schedule: Schedule) -> int:
+        """How often the UNet is called: once a step, but for schedulers that repeat timesteps or look at each twice."""
+        scheduler = copy.deepcopy(self.pipe.scheduler)
+        scheduler.set_timesteps(schedule.steps)
+        return len(scheduler.timesteps[(schedule.steps - schedule.calls) * scheduler.order :])
 
     def check_size(self, height: int, width: int) -> None:
         """Raise InputError for pictures whose sides the VAE cannot divide; sizes are never snapped silently."""
@@ -188,8 +195,10 @@ class Stages:
     def _run(
         self, pipe: Any, text: Text, schedule: Schedule, noise: list[torch.Generator], on_step: OnStep, **inputs: Any
     ) -> Tensor:
+        calls = self.calls(schedule)
+
         def stepped(_pipe: object, index: int, _timestep: object, state: dict[str, Any]) -> dict[str, Any]:
-            on_step(index + 1, schedule.calls)
+            on_step(index + 1, calls)
             return state
 
         latents: Tensor = pipe(

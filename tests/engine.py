@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
 from typing import Any
 
 import torch
+from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from sparsedit.sparse import ActivationCache, SitePyramid, record, sparse
@@ -84,3 +86,22 @@ def relative_error(result: Any, reference: Any) -> float:
         for size in (Tensor.norm, lambda tensor: tensor.abs().max()):
             worst = max(worst, float(size(difference) / size(wanted.double())))
     return worst
+
+
+def counted(model: nn.Module) -> Counter[str]:
+    """Counts what the key and value projections of cross-attention really compute, from now on."""
+    calls: Counter[str] = Counter()
+    for name, module in model.named_modules():
+        if isinstance(module, Attention) and module.is_cross_attention:
+            for part in ("to_k", "to_v"):
+                projection = getattr(module, part)
+                projection.forward = counting(calls, f"{name}.{part}", projection.forward)
+    return calls
+
+
+def counting(calls: Counter[str], name: str, forward: Any) -> Any:
+    def count(*args: Any, **kwargs: Any) -> Any:
+        calls[name] += 1
+        return forward(*args, **kwargs)
+
+    return count

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import pytest
 import torch
-from diffusers.models.attention_processor import Attention
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparsedit.errors import CacheError
 from sparsedit.sparse import ActivationCache, alongside, record, sparse
 from sparsedit.sparse.cache import TextMemory
-from tests.engine import edited, model_of, recorded, relative_error, same_bits, sites_of, whole
+from tests.engine import counted, edited, model_of, recorded, relative_error, same_bits, sites_of, whole
 from tests.families import FAMILIES, TEXT, Inputs, noise
 
 SIZE = (9, 14)
@@ -31,25 +29,6 @@ def inputs_of(seed: int = 5, **changed: Any) -> Inputs:
 
 def prompt(seed: int) -> Tensor:
     return noise(2, 7, TEXT, seed=seed)
-
-
-def counted(model: nn.Module) -> Counter[str]:
-    """Counts what the key and value projections of cross-attention really compute, from now on."""
-    calls: Counter[str] = Counter()
-    for name, module in model.named_modules():
-        if isinstance(module, Attention) and module.is_cross_attention:
-            for part in ("to_k", "to_v"):
-                projection = getattr(module, part)
-                projection.forward = counting(calls, f"{name}.{part}", projection.forward)
-    return calls
-
-
-def counting(calls: Counter[str], name: str, forward: Any) -> Any:
-    def count(*args: Any, **kwargs: Any) -> Any:
-        calls[name] += 1
-        return forward(*args, **kwargs)
-
-    return count
 
 
 def tensors_in(memory: ActivationCache) -> list[Tensor]:

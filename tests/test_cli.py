@@ -159,7 +159,7 @@ BAD = {
         [*EDIT, "--steps", "3", "--strength", "0.3"],
         r"no step would run with steps 3 .* strength of at least 0.334",
     ),
-    "unknown model": ([*EDIT, "-m", "dmeo"], r"unknown model 'dmeo'.*demo, sdxl.*did you mean 'demo'\?"),
+    "unknown model": ([*EDIT, "-m", "dmeo"], r"unknown model 'dmeo'.*demo, .*sdxl.*did you mean 'demo'\?"),
     "model without preset": ([*EDIT, "-m", "a/b"], r"no preset, so steps, strength and guidance must be given"),
     "missing picture": (["edit", "gone.png", "--edited", "edited.png"], r"gone\.png does not exist"),
     "missing edited picture": (["edit", "original.png", "--edited", "gone.png"], r"gone\.png does not exist"),
@@ -419,10 +419,14 @@ def test_models_are_listed_and_described(run: Run) -> None:
     assert run("models", "list").stdout == run("models").stdout
     listed = json.loads(run("models", "list", "--json").stdout.splitlines()[-1])["models"]
     shown = run("models", "show", "sdxl")
-    assert "hf download stabilityai/stable-diffusion-xl-base-1.0" in " ".join(shown.stdout.split())
-    described = json.loads(run("models", "show", "sdxl", "--json").stdout.splitlines()[-1])
+    for fact in ("sparsedit models pull sdxl", "462165984030d82259a11f4367a4eed129e94a7b", "canny-small", "6.9 GB"):
+        assert fact in " ".join(shown.stdout.split())
+    described = json.loads(run("models", "show", "demo", "--json").stdout.splitlines()[-1])
+    memory = described.pop("memory")
+    assert described.pop("missing") is None
     assert described in listed
-    assert described["defaults"]["steps"] == 30
+    assert described["defaults"]["steps"] == 20
+    assert memory["peak_bytes"] == sum(memory["weight_bytes"].values()) + max(memory["call_bytes"].values())
 
 
 def test_env_describes_the_machine(run: Run) -> None:

@@ -163,7 +163,7 @@ class TestBadFolder:
 
     def test_a_file(self, tmp_path):
         (tmp_path / "model.safetensors").touch()
-        assert "is a file; a model is loaded from a diffusers folder" in refused(tmp_path / "model.safetensors")
+        assert "is not a valid safetensors file" in refused(tmp_path / "model.safetensors")
 
     def test_not_a_diffusers_folder(self, tmp_path):
         assert "has no model_index.json" in refused(tmp_path)
@@ -246,7 +246,7 @@ class TestHub:
     def test_offline_and_not_cached(self, cache, capfd):
         sentence = refused(HUB_ID)
         assert f"model {HUB_ID} is not on this machine and the hub cannot be reached" in sentence
-        assert f"hf download {HUB_ID}" in sentence
+        assert sentence.endswith(f"run: sparsedit models pull {HUB_ID}")
         assert capfd.readouterr().err == ""
 
     def test_preset_offline_and_not_cached(self, cache):
@@ -294,7 +294,7 @@ class TestHub:
         assert download.call_args.kwargs["trust_remote_code"] is False
 
     def test_random_weights_of_a_hub_model_are_refused(self, cache):
-        assert "random weights need a preset or a folder" in refused(HUB_ID, weights="random")
+        assert "random weights need a preset, folder or file" in refused(HUB_ID, weights="random")
 
 
 def test_unknown_name_and_weights():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 
 from sparsedit.errors import ModelError
-from sparsedit.models.presets import PRESETS, fetch_command, get_preset
+from sparsedit.models.presets import PARTS, PRESETS, fetch_command, get_preset, preset_and_file
 from sparsedit.settings import resolve
 
 
@@ -20,8 +21,11 @@ def test_importing_presets_imports_no_torch():
     assert done.stdout.strip() == "[]"
 
 
-def test_there_are_the_embedded_and_the_full_size_models():
-    assert {"demo", "sdxl", "sdxl-refiner", "sdxl-turbo"} <= set(PRESETS)
+def test_there_are_the_models_of_the_field():
+    assert set(PRESETS) == {
+        "demo", "demo-turbo", "demo-refiner", "sdxl", "sdxl-lcm", "sdxl-refiner", "sdxl-turbo", "sdxl-inpaint",
+        "ssd-1b", "ssd-1b-lcm", "sd15", "sd21", "sdxs-512", "ddim-church",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
@@ -33,11 +37,14 @@ class TestEveryPreset:
         assert (preset.embedded_folder is None) != (preset.hub_id is None)
         assert (preset.fetch_command is None) == (preset.hub_id is None)
 
-    def test_has_configuration_files_for_its_pipeline(self, preset):
-        index = json.loads((preset.config_folder / "model_index.json").read_text())
-        assert index["_class_name"] == preset.pipeline
-        for part in ("unet", "vae", "text_encoder_2"):
-            assert (preset.config_folder / part / "config.json").is_file()
+    def test_has_an_index_for_its_pipeline(self, preset):
+        index = next(
+            folder / "model_index.json" for folder in preset.folders if (folder / "model_index.json").is_file()
+        )
+        assert json.loads(index.read_text())["_class_name"] == preset.pipeline
+
+    def test_is_pinned_to_commits(self, preset):
+        assert preset.revision is None or re.fullmatch("[0-9a-f]{40}", preset.revision)
 
     def test_has_sensible_settings_of_its_own(self, preset):
         settings = resolve(dict(preset.defaults))
@@ -47,6 +54,7 @@ class TestEveryPreset:
     def test_says_what_it_is(self, preset):
         assert preset.title
         assert preset.description
+        assert preset.good_for
         assert preset.licence
 
     def test_cannot_be_changed(self, preset):
@@ -72,14 +80,49 @@ def test_turbo_has_the_architecture_of_sdxl():
 
 
 def test_an_unknown_name_gets_one_sentence():
-    with pytest.raises(ModelError, match=r"unknown model 'sdlx'.*demo, sdxl.*did you mean 'sdxl'\?") as caught:
+    with pytest.raises(ModelError, match=r"unknown model 'sdlx'.*demo, .*sdxl.*did you mean 'sdxl'\?") as caught:
         get_preset("sdlx")
     assert "\n" not in str(caught.value)
 
 
 def test_fetch_command():
-    assert fetch_command("owner/name") == (
-        'hf download owner/name --include "*.json" --include "*.txt" --include "*.safetensors"'
-    )
-    assert '--revision v1 --include "*.json"' in fetch_command("owner/name", "v1")
-    assert '--include "*.fp16.safetensors"' in get_preset("sdxl").fetch_command
+    assert fetch_command("owner/name") == "sparsedit models pull owner/name"
+    assert get_preset("sdxl").fetch_command == "sparsedit models pull sdxl"
+
+
+@pytest.mark.parametrize("part", PARTS.values(), ids=lambda part: part.name)
+class TestEveryPart:
+    def test_has_weights_somewhere(self, part):
+        assert (part.embedded is None) != (part.hub_id is None)
+
+    def test_has_a_configuration_unless_it_is_a_lora_or_embedded(self, part):
+        assert part.file or part.embedded or (part.config_folder / "config.json").is_file()
+
+    def test_says_what_it_is(self, part):
+        assert part.title
+        assert part.licence
+
+
+def test_every_part_has_a_name_of_its_own():
+    parts = [
+        part
+        for preset in PRESETS.values()
+        for part in (preset.lora, *preset.vaes.values(), *preset.controlnets.values())
+        if part
+    ]
+    assert all(PARTS[part.name] == part for part in parts)
+    assert not PARTS.keys() & PRESETS.keys() - {"demo-turbo"}
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "file"),
+    [
+        ("sdxl", "sdxl", None),
+        ("sdxl-turbo:weights/turbo.safetensors", "sdxl-turbo", "weights/turbo.safetensors"),
+        ("sdxl:", None, None),
+        ("C:/weights/sdxl.safetensors", None, None),
+        ("./sdxl", None, None),
+    ],
+)
+def test_a_name_may_give_a_preset_its_file(name, preset, file):
+    assert preset_and_file(name) == (PRESETS.get(preset), file)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from dataclasses import replace
+from pathlib import Path
 
+import diffusers
 import pytest
 import torch
+import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextModel
 
 from sparsedit.errors import ModelError
 from sparsedit.models.folder import read_json
 from sparsedit.models.presets import PRESETS
+from sparsedit.models.presets.preset import PACKAGE
 from sparsedit.models.random import random_model, random_pipeline
+from sparsedit.models.tokenizer import clip_tokenizer
+from tests.pipelines import INSTALLED
 
 TINY_UNET = {
     **read_json(PRESETS["sdxl"].config_folder / "unet" / "config.json"),
@@ -46,30 +54,70 @@ def parameters(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+@functools.cache
+def full_size(folder: Path) -> torch.nn.Module:
+    """The model of a configuration folder on the meta device: shapes, no numbers."""
+    config = read_json(folder / "config.json")
+    name = config.get("_class_name") or config["architectures"][0]
+    cls = getattr(diffusers, name, None) or getattr(transformers, name)
+    return random_model(cls, config, torch.bfloat16, device="meta")
+
+
+# diffusers' own count of the published weights; the sum of parts that make up one published file is checked below.
 @pytest.mark.parametrize(
-    ("preset", "part", "expected"),
+    ("folder", "expected"),
     [
-        ("sdxl", "unet", 2_567_463_684),
-        ("sdxl", "vae", 83_653_863),
-        ("sdxl", "text_encoder", 123_060_480),
-        ("sdxl", "text_encoder_2", 694_659_840),
-        ("sdxl-turbo", "unet", 2_567_463_684),
-        ("sdxl-refiner", "unet", 2_259_526_660),
-        ("sdxl-refiner", "text_encoder_2", 694_659_840),
+        ("sdxl/unet", 2_567_463_684),
+        ("sdxl/vae", 83_653_863),
+        ("sdxl/text_encoder", 123_060_480),
+        ("sdxl/text_encoder_2", 694_659_840),
+        ("sdxl-turbo/unet", 2_567_463_684),
+        ("sdxl-refiner/unet", 2_259_526_660),
+        ("sdxl-refiner/text_encoder_2", 694_659_840),
+        ("sdxl-inpaint/unet", 2_567_478_084),
+        # 1.33 B by its paper (arXiv 2401.02677, table 1); depths of the transformers as ComfyUI detects them.
+        ("ssd-1b/unet", 1_331_334_404),
+        ("sd15/unet", 859_520_964),
+        ("sd15/vae", 83_653_863),
+        ("sd15/text_encoder", 123_060_480),
+        ("sd21/unet", 865_910_724),
+        ("sd21/text_encoder", 340_387_840),
+        # 0.32 B by its paper (arXiv 2403.16627).
+        ("sdxs-512/unet", 315_746_244),
+        # 114 M by the DDPM paper (arXiv 2006.11239, appendix B).
+        ("ddim-church/unet", 113_673_219),
+        # 1.2 M each for encoder and decoder by its author.
+        ("parts/taesd", 2_445_063),
+        ("parts/taesd-xl", 2_445_063),
+        ("parts/sdxl-vae-fp16-fix", 83_653_863),
+        ("parts/canny-sdxl", 1_251_014_160),
+        # Files of 545 and 320 MB in float16: "5x" and "7x smaller" by their model cards.
+        ("parts/canny-sdxl-mid", 272_586_000),
+        ("parts/canny-sdxl-small", 160_111_120),
     ],
 )
-def test_full_size_parameter_counts(preset, part, expected):
-    config = read_json(PRESETS[preset].config_folder / part / "config.json")
-    classes = {
-        "unet": UNet2DConditionModel,
-        "vae": AutoencoderKL,
-        "text_encoder": CLIPTextModel,
-        "text_encoder_2": CLIPTextModelWithProjection,
-    }
-    model = random_model(classes[part], config, torch.bfloat16, device="meta")
+def test_full_size_parameter_counts(folder, expected):
+    model = full_size(PACKAGE / "configs" / folder)
     assert parameters(model) == expected
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {"meta"}
+
+
+# Sizes of files on the hub at the presets' revisions. What a file has beyond its weights is its header.
+@pytest.mark.parametrize(
+    ("folder", "parts", "width", "published"),
+    [
+        ("sdxl", ("unet", "vae", "text_encoder", "text_encoder_2"), 2, 6_938_078_334),  # sd_xl_base_1.0.safetensors
+        ("sdxl-turbo", ("unet", "vae", "text_encoder", "text_encoder_2"), 2, 6_938_081_905),  # sd_xl_turbo_1.0_fp16
+        ("sdxl-refiner", ("unet", "vae", "text_encoder_2"), 2, 6_075_981_930),  # sd_xl_refiner_1.0.safetensors
+        ("sd15", ("unet", "vae", "text_encoder"), 4, 4_265_146_304),  # v1-5-pruned-emaonly.safetensors
+        ("parts/canny-sdxl", ("",), 2, 2_502_139_104),  # diffusion_pytorch_model.fp16.safetensors
+        ("parts/sdxl-vae-fp16-fix", ("",), 4, 334_643_238),  # diffusion_pytorch_model.safetensors
+    ],
+)
+def test_architectures_fill_the_published_files(folder, parts, width, published):
+    weights = width * sum(parameters(full_size(PACKAGE / "configs" / folder / part)) for part in parts)
+    assert 0 < published - weights < 1e-4 * published
 
 
 def test_same_seed_same_weights(unet):
@@ -146,16 +194,37 @@ def test_other_classes_are_refused():
         random_model(torch.nn.Linear, {"in_features": 1, "out_features": 1})
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", INSTALLED)
 def test_every_preset_has_a_random_pipeline(name):
     preset = PRESETS[name]
     pipe = random_pipeline(preset, torch.bfloat16, device="meta")
     assert type(pipe).__name__ == preset.pipeline
-    length = pipe.text_encoder_2.config.max_position_embeddings
-    ids = pipe.tokenizer_2("a red house", padding="max_length", return_tensors="pt").input_ids
-    assert ids.shape == (1, length)
-    assert ids.max() < pipe.text_encoder_2.config.vocab_size
-    assert pipe.unet.config.in_channels == 4
+    for tokenizer, encoder in (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")):
+        if getattr(pipe, encoder, None) is not None:
+            config = getattr(pipe, encoder).config
+            ids = getattr(pipe, tokenizer)("a red house", padding="max_length", return_tensors="pt").input_ids
+            assert ids.shape == (1, config.max_position_embeddings)
+            assert ids.max() < config.vocab_size
+
+
+def test_prompts_are_split_as_clip_does():
+    tokenizer = clip_tokenizer(PACKAGE / "configs/sdxl/tokenizer")
+    assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
+
+
+@pytest.mark.parametrize(
+    ("folder", "padding"),
+    [("sdxl/tokenizer", 49407), ("sdxl/tokenizer_2", 0), ("sd15/tokenizer", 49407), ("sd21/tokenizer", 0)],
+)
+def test_prompts_are_padded_as_the_model_was_trained(folder, padding):
+    ids = clip_tokenizer(PACKAGE / "configs" / folder)("a cat", padding="max_length").input_ids
+    assert (len(ids), ids[4:]) == (77, [padding] * 73)
+
+
+def test_a_preset_that_is_not_installed_is_refused():
+    partial = replace(PRESETS["demo"], overlay="nowhere")
+    with pytest.raises(ModelError, match=r"model demo is not part of this installation: .*nowhere does not exist"):
+        random_pipeline(partial)
 
 
 def test_parts_of_one_pipeline_differ():

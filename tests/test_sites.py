@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sparsedit.errors import EngineError
 from sparsedit.sparse import SitePyramid
+from sparsedit.sparse.cache import Memory
 from sparsedit.sparse.leaves import gather_window
 from sparsedit.sparse.sites import Sites, Window, nearest_parents, plan_neighbours, resize_mask
 
@@ -123,7 +124,7 @@ def test_gathered_rows_times_the_kernel_are_the_convolution(mask: Tensor, kernel
     window = Window(size, size, (kernel, kernel), (stride, stride), (1, 1), (pad,) * 4)
     active = pyramid.level(size).index
     rows = new.flatten(2)[:, :, active].transpose(1, 2)
-    seen = gather_window(rows, old.flatten(2).transpose(1, 2), pyramid, window)
+    seen = gather_window(rows, Memory((old.flatten(2).transpose(1, 2),), size), pyramid, window)
     mixed = old.flatten(2).index_copy(2, active, rows.transpose(1, 2)).view(old.shape)
     expected = F.conv2d(mixed, weight, stride=stride, padding=pad).flatten(2)
     outputs = pyramid.level(window.output).index
@@ -134,7 +135,7 @@ def test_rows_that_do_not_fit_their_map_are_refused() -> None:
     pyramid = SitePyramid.from_mask(torch.ones(4, 4, dtype=torch.bool))
     window = Window((4, 4), (4, 4))
     with pytest.raises(EngineError, match="4x4 with 16 active sites arrives as 8 rows"):
-        gather_window(torch.zeros(1, 8, 3), torch.zeros(1, 16, 3), pyramid, window)
+        gather_window(torch.zeros(1, 8, 3), Memory((torch.zeros(1, 16, 3),), (4, 4)), pyramid, window)
 
 
 @properties

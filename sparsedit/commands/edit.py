@@ -49,6 +49,8 @@ def edit(
     device: options.Device = None,
     dtype: options.Dtype = None,
     weights: options.Weights = None,
+    lora: options.Lora = None,
+    vae: options.Vae = None,
     config: options.Config = None,
     output: options.Output = None,
     overwrite: options.Overwrite = False,
@@ -140,7 +142,14 @@ def _run(work: Work, folder: RunFolder, console: Console, asked: Mapping[str, An
     check_inputs(work.jobs)
     settings = work.settings
     with console.status(f"loading model {work.model}"):
-        pipe: Any = load_pipeline(work.model, weights=settings.weights, dtype=settings.dtype, device=settings.device)
+        pipe: Any = load_pipeline(
+            work.model,
+            weights=settings.weights,
+            dtype=settings.dtype,
+            device=settings.device,
+            lora=settings.lora,
+            vae=settings.vae,
+        )
     check_sizes(work.jobs, pipe.vae_scale_factor)
     machine = environment() | _run_facts(work, pipe)
     folder = RunFolder.create(folder.path, overwrite=asked["overwrite"])

@@ -121,7 +121,7 @@ VaeMargin = Annotated[
 Model = Annotated[
     str | None,
     typer.Option(
-        "--model", "-m", metavar="NAME", help="A preset, a hub id or a diffusers folder.", rich_help_panel=_WHERE
+        "--model", "-m", metavar="NAME", help="A preset, hub id, diffusers folder or file.", rich_help_panel=_WHERE
     ),
 ]
 Device = Annotated[
@@ -134,6 +134,14 @@ Dtype = Annotated[
 Weights = Annotated[
     str | None,
     typer.Option("--weights", metavar="real|random", help="Random ones need no download.", rich_help_panel=_WHERE),
+]
+Lora = Annotated[
+    str | None,
+    typer.Option("--lora", metavar="PLACE", help="A LoRA: file, folder or hub id.", rich_help_panel=_WHERE),
+]
+Vae = Annotated[
+    str | None,
+    typer.Option("--vae", metavar="NAME", help="tiny, fp16-fix, a folder or a hub id.", rich_help_panel=_WHERE),
 ]
 Config = Annotated[
     Path | None,

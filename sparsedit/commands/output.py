@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,29 @@ def print_text(text: str) -> None:
 def print_json(document: Mapping[str, Any], *, indent: int | None = None) -> None:
     """One JSON document, on one line unless indented; ASCII, without NaN."""
     print_text(json.dumps(document, allow_nan=False, indent=indent) + "\n")
+
+
+def print_result(
+    document: Mapping[str, Any],
+    form: Format,
+    *,
+    line: bool,
+    view: Callable[[], RenderableType],
+    csv: Callable[[], str],
+    markdown: Callable[[], str],
+) -> None:
+    """A document in the format `form`; `line` adds it as JSON, as the last line."""
+    match form:
+        case Format.TABLE:
+            print_view(view())
+        case Format.CSV:
+            print_text(csv())
+        case Format.MD:
+            print_text(markdown())
+        case Format.JSON if not line:
+            print_json(document, indent=1)
+    if line:
+        print_json(document)
 
 
 def print_records(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from sparsedit.documents import read_document
 from sparsedit.errors import InputError, SettingsError
 from sparsedit.jobs import Job, plan_jobs
 from sparsedit.manifest import Manifest, load_manifest, single_case
-from sparsedit.models.presets import PRESETS, get_preset
-from sparsedit.settings import Settings
+from sparsedit.models.presets import get_preset, preset_and_file
+from sparsedit.settings import Settings, resolve
 
 DEFAULT_MODEL = "demo"
 
@@ -76,11 +76,38 @@ def plan_work(source: Path, options: Mapping[str, Any]) -> Work:
     manifest = _manifest(source, options)
     model = options["model"] or config.pop("model", None) or manifest.model or DEFAULT_MODEL
     _check_model(model)
-    defaults = PRESETS[model].defaults if model in PRESETS else {}
-    flags = {key: options[key] for key in Settings.model_fields}
-    jobs = plan_jobs(manifest, defaults, config, flags)
+    jobs = plan_jobs(manifest, _defaults(model), config, _flags(options))
     _check_jobs(jobs)
     return Work(source, model, jobs, manifest.sha256)
+
+
+def plan_settings(options: Mapping[str, Any]) -> tuple[str, Settings]:
+    """The model and the settings that the command line asks for where there are no cases. Raises as `plan_work`."""
+    config = _read_config(options["config"])
+    model = options["model"] or config.pop("model", None) or DEFAULT_MODEL
+    _check_model(model)
+    settings = resolve(_defaults(model), config, _flags(options))
+    if settings.steps is None or settings.strength is None or settings.guidance is None:
+        raise SettingsError(f"{model} has no preset, so --steps, --strength and --guidance must be given")
+    _check_steps(settings)
+    return model, settings
+
+
+def _defaults(model: str) -> Mapping[str, Any]:
+    preset, _ = preset_and_file(model)
+    return preset.defaults if preset else {}
+
+
+def _flags(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings among the options; a command need not have an option for each."""
+    return {key: options.get(key) for key in Settings.model_fields}
+
+
+def refuse(options: Mapping[str, Any], names: Iterable[str], because: str) -> None:
+    """Raise InputError for the first of these options that was given."""
+    for name in names:
+        if options[name]:
+            raise InputError(f"--{name.replace('_', '-')} cannot be given here: {because}")
 
 
 def _read_config(path: Path | None) -> dict[str, Any]:
@@ -93,10 +120,8 @@ def _read_config(path: Path | None) -> dict[str, Any]:
 def _manifest(source: Path, options: Mapping[str, Any]) -> Manifest:
     is_manifest = source.suffix.lower() in (".yaml", ".yml")
     foreign = ("edited", "mask", "prompt", "edit_prompt") if is_manifest else ("data", "allow_outside")
-    for key in foreign:
-        if options[key]:
-            kind = "a manifest, which says that itself" if is_manifest else "a picture; it goes with a manifest"
-            raise InputError(f"--{key.replace('_', '-')} cannot be given here: {source} is {kind}")
+    kind = "a manifest, which says that itself" if is_manifest else "a picture; it goes with a manifest"
+    refuse(options, foreign, f"{source} is {kind}")
     if is_manifest:
         return load_manifest(source, data=options["data"], allow_outside=options["allow_outside"])
     return single_case(
@@ -109,20 +134,27 @@ def _manifest(source: Path, options: Mapping[str, Any]) -> Manifest:
 
 
 def _check_model(name: str) -> None:
-    """Refuse a word that is no model; whether a folder or a hub's model is one, loading tells."""
-    if "/" not in name and not Path(name).is_dir():
+    """Refuse a word that is no model; whether a folder, a file or a hub's model is one, loading tells."""
+    preset, _ = preset_and_file(name)
+    if preset is None and "/" not in name and not Path(name).exists():
         get_preset(name)
 
 
 def _check_jobs(jobs: Sequence[Job]) -> None:
     for job in jobs:
-        steps, strength = job.settings.steps, job.settings.strength
-        if steps and strength and not job.settings.calls:
-            raise SettingsError(
-                f"case {job.case.id!r}: no step would run with steps {steps} and strength {strength:g}; "
-                f"use a strength of at least {math.ceil(1000 / steps) / 1000:g}, or more steps"
-            )
-    for key in ("device", "dtype", "weights"):
+        _check_steps(job.settings, f"case {job.case.id!r}: ")
+    for key in ("device", "dtype", "weights", "lora", "vae"):
         values = {getattr(job.settings, key) for job in jobs}
         if len(values) > 1:
-            raise SettingsError(f"{key} must be the same in all cases of a run, not {', '.join(sorted(values))}")
+            raise SettingsError(
+                f"{key} must be the same in all cases of a run, not {', '.join(sorted(map(str, values)))}"
+            )
+
+
+def _check_steps(settings: Settings, where: str = "") -> None:
+    steps, strength = settings.steps, settings.strength
+    if steps and strength and not settings.calls:
+        raise SettingsError(
+            f"{where}no step would run with steps {steps} and strength {strength:g}; "
+            f"use a strength of at least {math.ceil(1000 / steps) / 1000:g}, or more steps"
+        )

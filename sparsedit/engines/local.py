@@ -23,10 +23,10 @@ from sparsedit.manifest import Variant
 from sparsedit.masks import load_mask
 from sparsedit.measure.clock import Clock
 from sparsedit.measure.memory import peak_bytes
-from sparsedit.measure.twin import Twin
+from sparsedit.measure.twin import Cost, Twin
 from sparsedit.metrics.fidelity import PROTOCOL, fidelity
 from sparsedit.plan import Edit, Request, as_tensor
-from sparsedit.records import SCHEMA, STAGES, Record, append_record, stage_entry
+from sparsedit.records import SCHEMA, Record, append_record, stage_entry
 from sparsedit.runs import RunFolder
 from sparsedit.settings import MaskPolicy, Settings
 
@@ -123,7 +123,7 @@ class _Runner:
             guidance=settings.guidance or 0.0,
             seed=job.seed,
         )
-        edits = [_edit(variant, original) for variant in job.variants]
+        edits = [load_edit(variant, original) for variant in job.variants]
         for variant, edit, (whole, result) in zip(
             job.variants, edits, self._edited(editor, request, job, edits), strict=True
         ):
@@ -154,7 +154,7 @@ class _Runner:
     def _edited(
         self, editor: SparseEditor, request: Request, job: Job, edits: list[Edit]
     ) -> Iterator[tuple[Recorded, Result]]:
-        calls = request.schedule.calls
+        calls = editor.stages.calls(request.schedule)
         if job.settings.way == "alongside":
             self.watch.begin(f"{job.case.id}: original and {len(edits)} edits alongside", calls)
             whole, results = editor.alongside(request, edits)
@@ -167,7 +167,8 @@ class _Runner:
             yield whole, editor.edit(edit.edited, mask=edit.mask, prompt=edit.prompt)
 
     def _dense(self, editor: SparseEditor, request: Request, job: Job, variant: Variant, edit: Edit) -> Result:
-        self.watch.begin(f"{job.case.id}/{variant.id}: dense, for comparison", request.schedule.calls)
+        calls = editor.stages.calls(request.schedule)
+        self.watch.begin(f"{job.case.id}/{variant.id}: dense, for comparison", calls)
         return editor.dense(request, edit)
 
     def _save(self, job: Job, variant: Variant, request: Request, result: Result, dense: Result | None) -> None:
@@ -242,17 +243,20 @@ class _Runner:
     ) -> dict[str, Any]:
         twin = self._twin(editor, request)
         texts = editor.stages.texts_per_prompt(request.negative, request.schedule)
-        calls = {"text": texts, "encoder": 1, "unet": request.schedule.calls, "decoder": 1}
+        calls = {"text": texts, "encoder": 1, "unet": editor.stages.calls(request.schedule), "decoder": 1}
+        dense_clock = dense.clock if dense else result.clock if result.way == "dense" else None
         stages: dict[str, Any] = {}
-        for stage in STAGES:
-            cost = twin.dense(stage)
-            dense_clock = dense.clock if dense else result.clock if result.way == "dense" else None
-            entry = {"dense": _entry(dense_clock, stage, cost.macs, cost.attention_macs, calls[stage])}
-            entry["record"] = _entry(whole.clock, stage, cost.macs, cost.attention_macs, calls[stage])
+        for stage, count in calls.items():
+            cost = twin.schedule(stage, count)
+            stages[stage] = {
+                "dense": _entry(dense_clock, stage, cost, count),
+                "record": _entry(whole.clock, stage, cost, count),
+            }
             if result.way in ("warm", "alongside"):
-                thin = cost if stage == "text" else twin.thin(stage, result.plan.stage_sites[stage])
-                entry["sparse"] = _entry(result.clock, stage, thin.macs, thin.attention_macs, calls[stage])
-            stages[stage] = entry
+                # Texts have no sites: they are encoded as ever.
+                sites = result.plan.stage_sites.get(stage)
+                thin = twin.schedule(stage, count, sites, new_prompt=result.plan.prompt != request.prompt)
+                stages[stage]["sparse"] = _entry(result.clock, stage, thin, count)
         return stages
 
     def _twin(self, editor: SparseEditor, request: Request) -> Twin:
@@ -282,17 +286,18 @@ def heat(a: Tensor, b: Tensor) -> Image.Image:
     return Image.fromarray((difference.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
 
 
-def _entry(clock: Clock | None, stage: str, macs: int, attention_macs: int, calls: int) -> dict[str, Any] | None:
-    """A stage of a pass, for all its calls; a pass that did not run has none, a stage it did not need is empty."""
+def _entry(clock: Clock | None, stage: str, cost: Cost, calls: int) -> dict[str, Any] | None:
+    """A stage of a pass, all its calls together; a pass that did not run has none, a stage it did not need is empty."""
     if clock is None:
         return None
     seconds = list(clock.samples.get(stage, ()))
     if not seconds:
         return stage_entry(0, 0, [], 0)
-    return stage_entry(macs * calls, attention_macs * calls, seconds, calls)
+    return stage_entry(cost.macs, cost.attention_macs, seconds, calls)
 
 
-def _edit(variant: Variant, original: Image.Image) -> Edit:
+def load_edit(variant: Variant, original: Image.Image) -> Edit:
+    """The pictures of a variant, opened and compared with the size of its original."""
     edited = None if variant.edited is None else as_tensor(load_image(variant.edited))
     mask = None if variant.mask is None else load_mask(variant.mask, original.size)
     return Edit(edited, mask, variant.prompt)

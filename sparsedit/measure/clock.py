@@ -9,11 +9,13 @@ from contextlib import contextmanager
 
 import torch
 
+Now = Callable[[], float]
+
 
 class Clock:
     """Collects raw samples by stage name; `now` is replaceable so that tests know the time."""
 
-    def __init__(self, device: torch.device, now: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, device: torch.device, now: Now = time.perf_counter) -> None:
         self.device = device
         self.now = now
         self.samples: dict[str, list[float]] = defaultdict(list)
@@ -25,7 +27,11 @@ class Clock:
         start = self.now()
         yield
         synchronise(self.device)
-        self.samples[name].append(self.now() - start)
+        self.add(name, self.now() - start)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add one sample that was taken elsewhere."""
+        self.samples[name].append(seconds)
 
     def seconds(self, name: str) -> float:
         """All samples of a stage together."""

@@ -20,36 +20,59 @@ from sparsedit.errors import ModelError
 
 INDEX = "model_index.json"
 
+UNUSED = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
+"""Components that look at finished pictures or at prompts that are pictures. Pipelines are called for latents and with
+texts here, so that these would never run."""
+
 
 @dataclass(frozen=True)
 class FolderIndex:
     """What `model_index.json` says, and `pipeline` has a place for.
 
-    `components` maps a component to its class, or to `None` where the pipeline does without it; `options`
-    are the pipeline's plain settings (`force_zeros_for_empty_prompt`, ...).
+    `folders` are where the index and the components' files lie, the first one to have a file winning. `components`
+    maps a component to its class, or to `None` where the pipeline does without it; `options` are the pipeline's plain
+    settings (`force_zeros_for_empty_prompt`, ...).
     """
 
+    folders: tuple[Path, ...]
     pipeline: type[DiffusionPipeline]
     components: dict[str, type | None]
     options: dict[str, Any]
 
+    def home(self, name: str, file: str) -> Path:
+        """The folder of a component that has `file`; for a lone model that may be the folder of the index itself.
 
-def read_index(folder: Path) -> FolderIndex:
-    """Read and check the index of `folder`; `ModelError` says what is wrong with it and where."""
+        Without such a folder, the one where it would be looked for.
+        """
+        places = [folder / name for folder in self.folders] + list(self.folders)
+        return next((place for place in places if (place / file).is_file()), self.folders[0] / name)
+
+
+def read_index(*folders: Path) -> FolderIndex:
+    """Read and check the index in the first of `folders` that has one; `ModelError` says what is wrong and where."""
+    folder = next((folder for folder in folders if (folder / INDEX).is_file()), folders[0])
     raw = read_json(folder / INDEX)
     pipeline = _pipeline_class(folder, raw.get("_class_name"))
     places = dict(inspect.signature(pipeline).parameters)
     named = {key: value for key, value in raw.items() if key in places}
-    components = {key: _component_class(folder, key, value) for key, value in named.items() if isinstance(value, list)}
+    components = {
+        key: None if key in UNUSED else _component_class(folder, key, value)
+        for key, value in named.items()
+        if isinstance(value, list)
+    }
     for key, place in places.items():
         if place.default is place.empty and key not in components:
-            raise ModelError(f"{folder / INDEX} names no {key}, which {pipeline.__name__} needs")
+            if key not in UNUSED:
+                raise ModelError(f"{folder / INDEX} names no {key}, which {pipeline.__name__} needs")
+            components[key] = None
     options = {key: value for key, value in named.items() if key not in components}
+    if "requires_safety_checker" in places:
+        options["requires_safety_checker"] = False
     if "add_watermarker" in places:
         # SDXL's invisible watermark, on by default when that library is installed, would change pixels
         # outside the mask.
         options["add_watermarker"] = False
-    return FolderIndex(pipeline, components, options)
+    return FolderIndex(folders, pipeline, components, options)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -63,6 +86,16 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"{path} holds a JSON {type(content).__name__}, not an object")
     return content
+
+
+def named_class(path: Path, kinds: tuple[type, ...]) -> Any:
+    """The class of diffusers that the configuration file `path` names, one of `kinds`; `ModelError` for any other."""
+    name = read_json(path).get("_class_name")
+    cls = getattr(diffusers, name, None) if isinstance(name, str) else None
+    if not (isinstance(cls, type) and issubclass(cls, kinds)):
+        known = " or ".join(kind.__name__ for kind in kinds)
+        raise ModelError(f"{path} names the class {name!r}; what can be used here is {known}")
+    return cls
 
 
 def _pipeline_class(folder: Path, name: object) -> type[DiffusionPipeline]:

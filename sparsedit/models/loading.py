@@ -1,52 +1,91 @@
 """From a name to a diffusers pipeline that is ready to run.
 
-A name is a preset, a diffusers folder or a hub id, in that order (`./demo` is a folder even where `demo` is
-a preset). Weights are read from safetensors only, and no code that comes with a model is run. The pipeline
-stays stock: nothing here knows about sparse editing.
+A name is a preset, a diffusers folder, a `.safetensors` file or a hub id, in that order (`./demo` is a folder even
+where `demo` is a preset; `sdxl-turbo:FILE` a preset with its weights in a file). Weights are read from safetensors
+only, and no code that comes with a model is run. The pipeline stays stock: nothing here knows about sparse editing.
 """
 
 from __future__ import annotations
 
-import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from safetensors import SafetensorError
-from transformers import PreTrainedModel
+from torch import nn
 
 from sparsedit.errors import ModelError, SettingsError
-from sparsedit.models.folder import read_index
-from sparsedit.models.hub import download
+from sparsedit.models.folder import FolderIndex, read_index
+from sparsedit.models.hub import Fetching, HubId, download, parse_hub_id
+from sparsedit.models.lora import fuse_lora
+from sparsedit.models.parts import Chosen, check_fit, lora_file, random_part, read_controlnet, read_vae
 from sparsedit.models.placement import resolve_device, resolve_dtype
-from sparsedit.models.presets import PRESETS, Preset, get_preset
+from sparsedit.models.presets import PRESETS, Part, Preset, get_preset, preset_and_file
 from sparsedit.models.random import random_pipeline
-from sparsedit.models.silence import silence
+from sparsedit.models.reading import Parts, read_pipeline, read_scheduler
+from sparsedit.models.single_file import file_index, read_single_file
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+@dataclass(frozen=True)
+class Loaded:
+    """A pipeline, and the ControlNet that was asked for beside it."""
+
+    pipe: DiffusionPipeline
+    controlnet: nn.Module | None = None
 
 
-def load_pipeline(name: str, *, weights: str = "real", dtype: str = "auto", device: str = "auto") -> DiffusionPipeline:
+def load_pipeline(
+    name: str,
+    *,
+    weights: str = "real",
+    dtype: str = "auto",
+    device: str = "auto",
+    lora: str | None = None,
+    vae: str | None = None,
+) -> DiffusionPipeline:
+    """The pipeline called `name` alone; `load_model` says what the arguments mean."""
+    return load_model(name, weights=weights, dtype=dtype, device=device, lora=lora, vae=vae).pipe
+
+
+def load_model(
+    name: str,
+    *,
+    weights: str = "real",
+    dtype: str = "auto",
+    device: str = "auto",
+    lora: str | None = None,
+    vae: str | None = None,
+    controlnet: str | None = None,
+) -> Loaded:
     """The pipeline called `name`, on `device`, all its models in one dtype, without progress bars of its own.
 
-    Its class is the one its index names. `weights="random"` needs the configuration files alone (a preset
-    or a folder) and no network. A hub model that is not in the local cache is downloaded; `ModelError` says
-    how to fetch it when the hub cannot be reached, and why a model cannot be used.
+    Its class is the one its index names. `lora` (a file, a folder or a hub id) is fused into the weights, `vae` takes
+    the place of the model's own (`tiny`, `fp16-fix`, a folder or a hub id), `controlnet` is loaded beside it (`canny`,
+    ..., a folder or a hub id). `weights="random"` needs the configuration files alone and no network; a LoRA makes no
+    sense then. What is not in the local cache is downloaded; `ModelError` says how to fetch it when the hub cannot be
+    reached, and why a model cannot be used.
     """
-    preset = PRESETS.get(name)
-    target = resolve_device(device)
-    precision = resolve_dtype(dtype, target, preset)
-    if weights == "random":
-        return random_pipeline(preset or _local_folder(name), precision, device=target)
-    if weights != "real":
+    if weights not in ("real", "random"):
         raise SettingsError(f"unknown weights {weights!r}: use real or random")
-    pipe = _read(_find(name, preset), precision, preset.variant if preset else None)
-    pipe.set_progress_bar_config(disable=True)
-    try:
-        return pipe.to(target)
-    except torch.OutOfMemoryError as error:
-        raise ModelError(f"model {name!r} in {precision} does not fit into the memory of {target}") from error
+    if weights == "random" and lora:
+        raise SettingsError("a LoRA means nothing to random weights; leave out --lora or use --weights real")
+    target = resolve_device(device)
+    found = _find(name, real=weights == "real")
+    precision = resolve_dtype(dtype, target, found.preset)
+    own_vae, beside = found.choose("VAE", vae), found.choose("ControlNet", controlnet)
+    if weights == "random":
+        given = {"vae": random_part(own_vae, precision, target)} if own_vae else {}
+        pipe = random_pipeline(found.index, precision, device=target, given=given)
+        control = random_part(beside, precision, target) if beside else None
+    else:
+        given = {"vae": read_vae(own_vae, precision)} if own_vae else {}
+        pipe = _read(found, precision, given)
+        _fuse(pipe, found.preset.lora if found.preset else None, lora)
+        control = read_controlnet(beside, precision) if beside else None
+    if found.preset is not None and found.preset.scheduler_folder is not None:
+        pipe.register_modules(scheduler=read_scheduler(found.preset.scheduler_folder))
+    return _placed(pipe, control, name, precision, target)
 
 
 def model_revision(pipe: DiffusionPipeline) -> str | None:
@@ -55,74 +94,77 @@ def model_revision(pipe: DiffusionPipeline) -> str | None:
     return folder.name if folder.parent.name == "snapshots" else None
 
 
-def _find(name: str, preset: Preset | None) -> Path:
-    """The folder on this machine that holds the model; downloads it where that is needed."""
-    if preset is not None:
-        if preset.embedded_folder is not None:
-            return preset.embedded_folder
-        assert preset.hub_id is not None
-        return download(preset.hub_id, preset.revision, preset.variant)
-    if not Path(name).expanduser().exists() and _HUB_ID.fullmatch(name):
-        return download(name)
-    return _local_folder(name)
+@dataclass(frozen=True)
+class _Found:
+    """What a name led to: a preset or none, an index with the folders behind it, and the file with the weights if they
+    are in one."""
+
+    preset: Preset | None
+    index: FolderIndex
+    file: Path | None = None
+
+    def choose(self, kind: str, name: str | None) -> Chosen | None:
+        """A VAE or ControlNet by its name among those that fit the model, or by its place."""
+        if name is None:
+            return None
+        # A model without a preset has the parts of the first one of its kind.
+        pipeline = self.index.pipeline.__name__
+        alike = (preset for preset in PRESETS.values() if preset.hub_id and preset.pipeline == pipeline)
+        preset = self.preset or next(alike, None)
+        known = {} if preset is None else preset.vaes if kind == "VAE" else preset.controlnets
+        return Chosen(kind, name, known)
 
 
-def _local_folder(name: str) -> Path:
-    path = Path(name).expanduser()
+def _find(name: str, *, real: bool) -> _Found:
+    """Where the model is; downloads it where real weights need that."""
+    preset, file = preset_and_file(name)
+    path = Path(file or name).expanduser()
+    if file or (preset is None and path.is_file()):
+        return _Found(preset, file_index(path, preset), path)
+    if preset is None:
+        return _Found(None, read_index(_folder(name, path, real=real)))
+    preset.check_installed()
+    if preset.hub_id is None or not real:
+        return _Found(preset, read_index(*preset.folders))
+    source = HubId(preset.hub_id, preset.revision)
+    return _Found(preset, read_index(download(source, preset.variant, Fetching(name))))
+
+
+def _folder(name: str, path: Path, *, real: bool) -> Path:
     if path.is_dir():
         return path
-    if path.is_file():
-        raise ModelError(f"{name} is a file; a model is loaded from a diffusers folder (with a model_index.json)")
-    if _HUB_ID.fullmatch(name):
-        raise ModelError(f"model {name!r} is no folder on this machine: random weights need a preset or a folder")
+    if hub := parse_hub_id(name):
+        if real:
+            return download(hub)
+        raise ModelError(f"model {name!r} is no folder on this machine: random weights need a preset, folder or file")
     if "/" in name or "\\" in name:
         raise ModelError(f"model folder {name} does not exist")
     get_preset(name)  # not one either: the error names those there are
     raise AssertionError(name)
 
 
-def _read(folder: Path, dtype: torch.dtype, variant: str | None) -> DiffusionPipeline:
-    """The pipeline in `folder`, on the CPU."""
-    index = read_index(folder)
-    for name, cls in index.components.items():
-        if cls is not None and not (folder / name).is_dir():
-            raise ModelError(f"the model in {folder} lacks its {name}: {folder / name} does not exist")
-    parts: dict[str, Any] = {
-        name: _read_model(folder / name, cls, dtype, variant)
-        for name, cls in index.components.items()
-        if cls is not None and issubclass(cls, torch.nn.Module)
-    }
-    options = {**index.options, "dtype": dtype, "local_files_only": True, "trust_remote_code": False}
+def _read(found: _Found, dtype: torch.dtype, given: Parts) -> DiffusionPipeline:
+    if found.file is not None:
+        return read_single_file(found.file, found.index, dtype, given)
+    return read_pipeline(found.index, dtype, found.preset.variant if found.preset else None, given)
+
+
+def _fuse(pipe: DiffusionPipeline, own: Part | None, asked: str | None) -> None:
+    """Fuse the preset's own LoRA, and the one that was asked for."""
+    if own is not None:
+        fuse_lora(pipe, lora_file(Chosen("LoRA", own.name, {own.name: own})))
+    if asked:
+        fuse_lora(pipe, lora_file(Chosen("LoRA", asked, {})))
+
+
+def _placed(
+    pipe: DiffusionPipeline, control: nn.Module | None, name: str, dtype: torch.dtype, device: torch.device
+) -> Loaded:
+    models: Any = pipe
+    if hasattr(pipe, "vae"):
+        check_fit(models.unet, models.vae, control)
+    pipe.set_progress_bar_config(disable=True)
     try:
-        with silence():
-            return index.pipeline.from_pretrained(str(folder), **parts, **options)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"the model in {folder} cannot be loaded: {_first_sentence(error)}") from error
-
-
-def _read_model(folder: Path, cls: Any, dtype: torch.dtype, variant: str | None) -> torch.nn.Module:
-    """One model of a pipeline, with every weight its architecture has; further weights are ignored."""
-    options: dict[str, Any] = {"dtype": dtype, "variant": variant, "use_safetensors": True}
-    if issubclass(cls, PreTrainedModel):
-        # Else the error only refers to a table that was printed; what does not fit is checked below.
-        options["ignore_mismatched_sizes"] = True
-    try:
-        with silence():
-            model, info = cls.from_pretrained(str(folder), **options, local_files_only=True, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"the model in {folder} cannot be loaded: {_first_sentence(error)}") from error
-    for problem in ("missing", "mismatched"):
-        if found := info[f"{problem}_keys"]:
-            names = sorted(key if isinstance(key, str) else key[0] for key in found)
-            raise ModelError(
-                f"the model in {folder} cannot be loaded: {len(names)} of its weights are {problem} "
-                f"(the first: {names[0]}), so its files do not belong together"
-            )
-    # As for random weights; `random.py` says why.
-    return model.to(memory_format=torch.channels_last)
-
-
-def _first_sentence(error: Exception) -> str:
-    """What the library says went wrong, without its advice, which is for its own arguments."""
-    text = str(error).strip().partition("\n")[0].partition(". ")[0]
-    return text.rstrip(".") or type(error).__name__
+        return Loaded(pipe.to(device), None if control is None else control.to(device).eval())
+    except torch.OutOfMemoryError as error:
+        raise ModelError(f"model {name!r} in {dtype} does not fit into the memory of {device}") from error

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import diffusers
@@ -23,7 +25,8 @@ from torch import nn
 
 from sparsedit.errors import ModelError
 from sparsedit.models.folder import FolderIndex, read_index, read_json
-from sparsedit.models.presets import PRESETS, Preset
+from sparsedit.models.presets import Preset
+from sparsedit.models.tokenizer import clip_tokenizer, has_vocabulary
 
 # A prime, so that no two rows of a weight matrix start at the same place of the block and come out equal.
 _BLOCK = 4_194_301
@@ -102,44 +105,47 @@ def _parameter(
 
 
 def random_pipeline(
-    model: Preset | Path,
+    model: Preset | Path | FolderIndex,
     dtype: torch.dtype = torch.float32,
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    given: Mapping[str, Any] = MappingProxyType({}),
 ) -> DiffusionPipeline:
-    """The pipeline of a preset, or of a diffusers folder (weights in it are not read), with random weights.
+    """The pipeline of a preset, a diffusers folder or its index (weights are not read), with random weights.
 
-    Tokenizers that the folder lacks are the demo model's, at the text encoder's length: they know a hundred
-    words and spell the rest, which is no loss before random weights, for which no word means anything.
+    `given` are components that are there already, by name. A preset's LoRA is left out: fused, it changes no shape.
     """
-    folder = model if isinstance(model, Path) else model.config_folder
-    index = read_index(folder)
-    parts = {name: _component(folder, index, name, dtype, seed, device) for name in index.components}
+    index = model if isinstance(model, FolderIndex) else _index(model)
+    parts = dict(given) | {
+        name: _component(index, name, cls, dtype, seed, device)
+        for name, cls in index.components.items()
+        if name not in given
+    }
     pipe = index.pipeline(**parts, **index.options)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
+def _index(model: Preset | Path) -> FolderIndex:
+    if isinstance(model, Path):
+        return read_index(model)
+    model.check_installed()
+    return read_index(*model.folders)
+
+
 def _component(
-    folder: Path, index: FolderIndex, name: str, dtype: torch.dtype, seed: int, device: torch.device | str
+    index: FolderIndex, name: str, cls: Any, dtype: torch.dtype, seed: int, device: torch.device | str
 ) -> Any:
-    cls: Any = index.components[name]
     if cls is None:
         return None
     if issubclass(cls, nn.Module):
-        config = read_json(folder / name / "config.json")
+        config = read_json(index.home(name, "config.json") / "config.json")
         # Parts of one pipeline differ from each other, whatever else is in it.
         return random_model(cls, config, dtype, seed + zlib.crc32(name.encode()), device)
-    if issubclass(cls, transformers.PreTrainedTokenizerBase) and not (folder / name).is_dir():
-        return _demo_tokenizer(folder, name)
-    return cls.from_pretrained(str(folder / name), local_files_only=True)
-
-
-def _demo_tokenizer(folder: Path, name: str) -> transformers.CLIPTokenizer:
-    encoder = read_json(folder / name.replace("tokenizer", "text_encoder") / "config.json")
-    demo = PRESETS["demo"].embedded_folder
-    assert demo is not None
-    return transformers.CLIPTokenizer.from_pretrained(
-        str(demo / name), model_max_length=encoder["max_position_embeddings"], local_files_only=True
-    )
+    if issubclass(cls, transformers.PreTrainedTokenizerBase):
+        folder = index.home(name, "tokenizer_config.json")
+        if not has_vocabulary(folder):
+            return clip_tokenizer(folder)
+        return cls.from_pretrained(str(folder), local_files_only=True)
+    return cls.from_pretrained(str(index.home(name, "scheduler_config.json")), local_files_only=True)

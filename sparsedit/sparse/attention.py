@@ -60,7 +60,7 @@ class SelfKeyValue(KeyValue):
     def thin(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         memory = call.recall(self.name)
         active = call.pyramid.level(memory.size).index
-        return memory.tensors[0].index_copy(2, active, split_heads(self.project(call, x, *args, **kwargs), self.heads))
+        return memory.renewed(active, split_heads(self.project(call, x, *args, **kwargs), self.heads))
 
 
 class TextKeyValue(KeyValue):

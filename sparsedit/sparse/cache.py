@@ -25,6 +25,15 @@ class Memory:
     size: Size
     grid: Size | None = None
 
+    def around(self, positions: Tensor) -> list[Tensor]:
+        """Rows of a remembered map at flat positions [M], then one row of zeros: pieces [B, m, C]."""
+        rows = self.tensors[0]
+        return [rows.index_select(1, positions), rows.new_zeros(rows.shape[0], 1, rows.shape[2])]
+
+    def renewed(self, active: Tensor, rows: Tensor) -> Tensor:
+        """Remembered keys or values [B, heads, T, d] with `rows` [B, heads, N, d] in the place of active tokens [N]."""
+        return self.tensors[0].index_copy(2, active, rows)
+
     @property
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors)

@@ -14,7 +14,6 @@ GroupNorm and attention have modules of their own, `norm.py` and `attention.py`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -44,7 +43,7 @@ class Call:
     packed: PackedWeights | None = None
     moments: bool = False
     resolution: Size = (0, 0)
-    runs: Counter[str] = field(default_factory=Counter)
+    runs: dict[str, int] = field(default_factory=dict)
 
     def remember(self, name: str, memory: Memory) -> None:
         self.step.leaves[self._run(name)] = memory
@@ -57,8 +56,8 @@ class Call:
 
     def _run(self, name: str) -> str:
         """The key of a leaf's next run: a module used twice in one call is `name`, then `name#2`."""
-        self.runs[name] += 1
-        return name if self.runs[name] == 1 else f"{name}#{self.runs[name]}"
+        self.runs[name] = run = self.runs.get(name, 0) + 1
+        return name if run == 1 else f"{name}#{run}"
 
     def linear(self, rows: Tensor, owner: nn.Module, weight: Tensor, bias: Tensor | None) -> Tensor:
         """rows [..., I] times weight [O, I] of module `owner`, plus bias [O]."""
@@ -89,6 +88,14 @@ class Leaf(ABC):
     def thin(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The same operation for the active sites [B, C, N, 1] (or tokens [B, N, C])."""
 
+    def reach(self, memory: Memory) -> Window | None:
+        """The window through which a thin pass sees a remembered map; None where it reads all that is remembered."""
+        return None
+
+    def counts(self, memory: Memory) -> bool:
+        """Whether a thin pass sums over its sites, so that none of them may be there twice."""
+        return False
+
 
 @dataclass
 class KernelMatrix:
@@ -103,6 +110,8 @@ class KernelMatrix:
 
     def __call__(self) -> Tensor:
         weight = self.conv.weight
+        if weight.is_contiguous(memory_format=torch.channels_last):
+            return weight.permute(0, 2, 3, 1).flatten(1)
         key = (weight.data_ptr() if not weight.is_meta else 0, weight.dtype, weight.device)
         if key != self.key:
             self.key, self.matrix = key, weight.permute(0, 2, 3, 1).flatten(1)
@@ -137,8 +146,11 @@ class Convolution(Leaf):
         rows = thin_rows(x)
         if not self.pointwise:
             memory = call.recall(self.name)
-            rows = gather_window(rows, memory.tensors[0], call.pyramid, self.window(memory.size, memory.size))
+            rows = gather_window(rows, memory, call.pyramid, self.reach(memory))
         return thin(call.linear(rows, self.conv, self.matrix(), self.conv.bias))
+
+    def reach(self, memory: Memory) -> Window:
+        return self.window(memory.size, memory.size)
 
     def window(self, source: Size, grid: Size) -> Window:
         return Window(
@@ -169,12 +181,14 @@ class UpSampling(Leaf):
 
     def thin(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         memory = call.recall(self.name)
-        grid = memory.grid or memory.size
+        rows = gather_window(thin_rows(x), memory, call.pyramid, self.reach(memory))
         if self.inner is None:
-            return thin(gather_window(thin_rows(x), memory.tensors[0], call.pyramid, Window(memory.size, grid)))
-        window = self.inner.window(memory.size, grid)
-        rows = gather_window(thin_rows(x), memory.tensors[0], call.pyramid, window)
+            return thin(rows)
         return thin(call.linear(rows, self.inner.conv, self.inner.matrix(), self.inner.conv.bias))
+
+    def reach(self, memory: Memory) -> Window:
+        grid = memory.grid or memory.size
+        return Window(memory.size, grid) if self.inner is None else self.inner.window(memory.size, grid)
 
 
 class Linear(Leaf):
@@ -191,7 +205,7 @@ class Linear(Leaf):
         return call.linear(x, self.layer, self.layer.weight, self.layer.bias)
 
 
-def gather_window(rows: Tensor, remembered: Tensor, pyramid: SitePyramid, window: Window) -> Tensor:
+def gather_window(rows: Tensor, memory: Memory, pyramid: SitePyramid, window: Window) -> Tensor:
     """Rows [B, N, C] of active source sites -> what each active output site sees, [B, M, kh*kw*C]."""
     plan = pyramid.neighbours(window)
     batch, count, channels = rows.shape
@@ -201,8 +215,7 @@ def gather_window(rows: Tensor, remembered: Tensor, pyramid: SitePyramid, window
             f"a map of {window.source[1]}x{window.source[0]} with {active} active sites arrives as {count} rows: "
             "the model moves or resizes pixels outside of the modules that the engine knows"
         )
-    zero = rows.new_zeros(batch, 1, channels)
-    source = torch.cat([rows, remembered.index_select(1, plan.halo).to(rows.dtype), zero], 1)
+    source = torch.cat([rows, *(piece.to(rows.dtype) for piece in memory.around(plan.halo))], 1)
     seen = source.index_select(1, plan.gather)
     return seen.view(batch, -1, window.kernel[0] * window.kernel[1] * channels)
 

@@ -36,9 +36,12 @@ class GroupNormalisation(Leaf):
 
     def thin(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         memory = call.recall(self.name)
-        scale, shift = memory.tensors[:2] if len(memory.tensors) == 2 else self.follow(call, memory, x)
+        scale, shift = self.follow(call, memory, x) if self.counts(memory) else memory.tensors
         shape = (*scale.shape, *([1] * (x.ndim - 2)))
         return torch.addcmul(shift.view(shape), x, scale.view(shape))
+
+    def counts(self, memory: Memory) -> bool:
+        return len(memory.tensors) > 2
 
     def affine(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and shift [B, C] of an input [B, C, ...], computed in float32."""

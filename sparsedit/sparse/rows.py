@@ -42,7 +42,7 @@ def scatter(x: Tensor, remembered: Tensor, sites: Sites) -> Tensor:
     return out.view(remembered.shape)
 
 
-def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+def map_tensors(value: Any, function: Callable[[Tensor], Any]) -> Any:
     """The same nest of tuples, lists, dicts and model outputs with `function` applied to every tensor in it."""
     if isinstance(value, Tensor):
         return function(value)

@@ -23,7 +23,7 @@ class Sites:
     """The active pixels of one resolution.
 
     `index` [N] holds their flat row-major positions in ascending order; `position` [H*W] is the inverse, the row of
-    each pixel among the active ones or -1.
+    each pixel among the active ones or -1. Plans are made on the CPU, so `position` stays there.
     """
 
     size: Size
@@ -92,6 +92,7 @@ class SitePyramid:
         self.device = device or torch.device("cpu")
         self.empty = not bool(mask.any())
         self._host: dict[Size, Sites] = {}
+        self._host_plans: dict[Window, Neighbours] = {}
         self._levels: dict[Size, Sites] = {}
         self._plans: dict[Window, Neighbours] = {}
         self._moved: dict[torch.device, SitePyramid] = {}
@@ -120,7 +121,9 @@ class SitePyramid:
         if device == self.device:
             return self
         if device not in self._moved:
-            self._moved[device] = SitePyramid(self.mask, self.level_dilation, device)
+            moved = SitePyramid(self.mask, self.level_dilation, device)
+            moved._host, moved._host_plans = self._host, self._host_plans
+            self._moved[device] = moved
         return self._moved[device]
 
     def level(self, size: Size) -> Sites:
@@ -131,7 +134,7 @@ class SitePyramid:
         """
         if size not in self._levels:
             host = self._host_level(size)
-            self._levels[size] = Sites(size, host.index.to(self.device), host.position.to(self.device))
+            self._levels[size] = Sites(size, send(host.index, self.device), host.position)
         return self._levels[size]
 
     def fraction(self, size: Size) -> float:
@@ -141,8 +144,8 @@ class SitePyramid:
     def neighbours(self, window: Window) -> Neighbours:
         """The plan of a window for the active sites of its output map."""
         if window not in self._plans:
-            plan = plan_neighbours(self._host_level(window.output), self._host_level(window.source), window)
-            self._plans[window] = Neighbours(plan.gather.to(self.device), plan.halo.to(self.device))
+            plan = self._host_plan(window)
+            self._plans[window] = Neighbours(send(plan.gather, self.device), send(plan.halo, self.device))
         return self._plans[window]
 
     def _host_level(self, size: Size) -> Sites:
@@ -155,6 +158,17 @@ class SitePyramid:
                 mask[0, 0] = True
             self._host[size] = Sites.from_mask(mask)
         return self._host[size]
+
+    def _host_plan(self, window: Window) -> Neighbours:
+        if window not in self._host_plans:
+            out, source = self._host_level(window.output), self._host_level(window.source)
+            self._host_plans[window] = plan_neighbours(out, source, window)
+        return self._host_plans[window]
+
+
+def send(indices: Tensor, device: torch.device) -> Tensor:
+    """Indices made on the CPU, on `device`; a GPU fetches them from pinned memory while the processor goes on."""
+    return indices.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else indices.to(device)
 
 
 def resize_mask(mask: Tensor, size: Size) -> Tensor:

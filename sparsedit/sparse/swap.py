@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from sparsedit.errors import EngineError
+from sparsedit.sparse.batch import RowPicker, interleave
 from sparsedit.sparse.cache import ActivationCache, Step, TextMemory
+from sparsedit.sparse.graphs import ThinGraphs
 from sparsedit.sparse.leaves import Call, Leaf
 from sparsedit.sparse.packing import PackedWeights
 from sparsedit.sparse.rows import gather, map_tensors, scatter, tensors_of
@@ -45,23 +47,27 @@ def record(model: nn.Module, cache: ActivationCache, *, moments: bool = False) -
 
 @contextmanager
 def sparse(
-    model: nn.Module, cache: ActivationCache, sites: SitePyramid, *, packed: PackedWeights | None = None
+    model: nn.Module,
+    cache: ActivationCache,
+    sites: SitePyramid,
+    *,
+    packed: PackedWeights | None = None,
+    graphs: ThinGraphs | None = None,
 ) -> Iterator[None]:
     """Run `model` on the active sites alone, with the n-th call reading the n-th step of `cache`.
 
     Inputs and outputs keep their full shapes; outside the active sites the output is bit for bit the remembered
     one. Prompts may differ from the recorded ones; size, batch and timesteps may not. `packed` holds weights re-ordered
-    for the CPU from one context to the next.
+    for the CPU from one context to the next, `graphs` CUDA graphs of thin calls, which are replayed where they fit.
 
     Raises EngineError as `record` does and when a call does not fit its recorded step; CacheError when there are
     more calls than steps. Timesteps that live on a GPU are compared when the context is left: comparing them at once
     would make the processor wait at every call.
     """
-    surface = Surface(model, packed)
+    surface = Surface(model, packed, graphs=graphs)
     with surface.swapped(surface.thinner(cache, sites)):
         yield
-    for expected, timestep in surface.unchecked:
-        _check_timestep(expected, timestep)
+    surface.check_timesteps()
 
 
 @contextmanager
@@ -72,6 +78,7 @@ def alongside(
     *,
     packed: PackedWeights | None = None,
     moments: bool = False,
+    graphs: ThinGraphs | None = None,
 ) -> Iterator[ActivationCache]:
     """Run an original and its variants in one batch: one dense row, one thin row per pyramid in `sites`.
 
@@ -80,7 +87,7 @@ def alongside(
     is entered around the work of each row (0 = the original), for clocks. Yields that cache, whose `peak_bytes`
     says how large it grew.
     """
-    surface = Surface(model, packed, moments)
+    surface = Surface(model, packed, moments, graphs)
     cache = ActivationCache()
     with surface.swapped(surface.lockstep(cache, sites, observe or (lambda _: nullcontext()))):
         yield cache
@@ -89,7 +96,13 @@ def alongside(
 class Surface:
     """A model's leaves and its edge: where full tensors become thin ones and back."""
 
-    def __init__(self, model: nn.Module, packed: PackedWeights | None = None, moments: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        packed: PackedWeights | None = None,
+        moments: bool = False,
+        graphs: ThinGraphs | None = None,
+    ) -> None:
         if any(isinstance(module.__dict__.get("forward"), _Swapped) for module in model.modules()):
             raise EngineError(
                 f"this {type(model).__name__} is already inside record(), sparse() or alongside(); leave that first"
@@ -97,6 +110,7 @@ class Surface:
         self.model = model
         self.packed = packed
         self.moments = moments
+        self.graphs = graphs
         self.leaves = find_leaves(model, linears=packed is not None)
         self.dense: Callable[..., Any] = model.forward
         self.signature = inspect.signature(model.forward)
@@ -132,7 +146,7 @@ class Surface:
         return edge
 
     def lockstep(self, cache: ActivationCache, sites: Sequence[SitePyramid], observe: Observe) -> Callable[..., Any]:
-        pick = _RowPicker(1 + len(sites))
+        pick = RowPicker(1 + len(sites))
 
         def edge(*args: Any, **kwargs: Any) -> Any:
             cache.steps.clear()
@@ -142,7 +156,7 @@ class Surface:
                 with observe(row):
                     outputs.append(self.thin_call(cache.step(0), cache.texts, pyramid, *pick(row, args, kwargs)))
             cache.steps.clear()
-            return _interleave(outputs)
+            return interleave(outputs)
 
         return edge
 
@@ -167,18 +181,23 @@ class Surface:
         x, timestep = self._inputs(args, kwargs)
         _check_fit(step, x, timestep)
         if timestep is not None and step.timestep is not None and not timestep.is_meta:
-            if timestep.device.type == "cpu":
-                _check_timestep(step.timestep, timestep)
-            else:
-                self.unchecked.append((step.timestep, timestep))
-        pyramid = sites.to(x.device)
+            self.unchecked.append((step.timestep, timestep))
+            if {timestep.device.type, step.timestep.device.type} == {"cpu"}:
+                self.check_timesteps()
+        if self.graphs is not None and not sites.empty:
+            return self.graphs.call(self, step, texts, sites, args, kwargs)
+        return self.thin_pass(Call(step, texts, sites.to(x.device), self.packed), args, kwargs)
+
+    def thin_pass(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The device's part of a thin call: it depends on shapes alone and never waits, so a CUDA graph can hold it."""
+        pyramid = call.pyramid
 
         def inward(tensor: Tensor) -> Tensor:
             return gather(tensor, pyramid.level((tensor.shape[2], tensor.shape[3]))) if tensor.ndim == 4 else tensor
 
-        with self._during(Call(step, texts, pyramid, self.packed)):
+        with self._during(call):
             out = self.dense(*map_tensors(args, inward), **map_tensors(kwargs, inward))
-        remembered = iter(step.outputs)
+        remembered = iter(call.step.outputs)
 
         def outward(tensor: Tensor) -> Tensor:
             full = next(remembered)
@@ -187,6 +206,12 @@ class Surface:
             return scatter(tensor, full, pyramid.level((full.shape[2], full.shape[3])))
 
         return map_tensors(out, outward)
+
+    def check_timesteps(self) -> None:
+        """Raise EngineError for the first call since the last check that ran at another timestep than its step."""
+        unchecked, self.unchecked = self.unchecked, []
+        for expected, timestep in unchecked:
+            _check_timestep(expected, timestep)
 
     @contextmanager
     def _during(self, call: Call) -> Iterator[None]:
@@ -240,43 +265,6 @@ def _forward(module: nn.Module, forward: _Swapped) -> Iterator[None]:
             del module.__dict__["forward"]
         else:
             module.__dict__["forward"] = held
-
-
-class _RowPicker:
-    """Picks the rows of one picture from arguments batched as [original, variants...] per guidance half.
-
-    What is no image ([B, C, H, W]) stays the same object from call to call, so that a prompt is recognised.
-    """
-
-    def __init__(self, pictures: int) -> None:
-        self.pictures = pictures
-        self.kept: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
-
-    def __call__(self, row: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        batch = next((tensor.shape[0] for tensor in tensors_of(args) + tensors_of(kwargs) if tensor.ndim == 4), 0)
-        if batch == 0 or batch % self.pictures:
-            raise EngineError(
-                f"a batch of {batch} cannot hold {self.pictures} pictures (an original and its variants) in equal parts"
-            )
-
-        def select(tensor: Tensor) -> Tensor:
-            if tensor.ndim == 0 or tensor.shape[0] != batch:
-                return tensor
-            if tensor.ndim == 4:
-                return tensor[row :: self.pictures]
-            key = (id(tensor), row)
-            if key not in self.kept or self.kept[key][0] is not tensor:
-                self.kept[key] = (tensor, tensor[row :: self.pictures])
-            return self.kept[key][1]
-
-        return map_tensors(args, select), map_tensors(kwargs, select)
-
-
-def _interleave(outputs: list[Any]) -> Any:
-    """Outputs of the single pictures, back in the batch's layout."""
-    columns = [tensors_of(out) for out in outputs]
-    batched = iter([torch.stack(column, 1).flatten(0, 1) for column in zip(*columns, strict=True)])
-    return map_tensors(outputs[0], lambda _: next(batched))
 
 
 def _check_fit(step: Step, x: Tensor, timestep: Tensor | None) -> None:

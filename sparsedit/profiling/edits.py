@@ -1,0 +1,101 @@
+"""The whole edit as its users get it, densely and thinly in turn: planning, pictures in and out, every step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sparsedit.editor import Result, SparseEditor
+from sparsedit.measure.clock import Clock
+from sparsedit.measure.memory import peak_during
+from sparsedit.measure.rounds import OnRound, interleave
+from sparsedit.plan import Edit, Request
+from sparsedit.profiling.calls import Sampling
+from sparsedit.stages import Stages
+
+TOTAL = "total"
+"""Everything between the call of an edit and its result; a little more than its stages together."""
+
+
+class EditRuns:
+    """One edit of one original. The thin one is an edit after the original was recorded: the n-th, not the first.
+
+    `entered` holds, for dense and thin edits, how often an edit enters each of its stages.
+    """
+
+    def __init__(self, editor: SparseEditor, request: Request, edit: Edit) -> None:
+        self.editor = editor
+        self.request = request
+        self.edit = edit
+        self.entered: dict[str, dict[str, int]] = {}
+
+    def dense(self, clock: Clock) -> None:
+        """The stock pipeline, its prompts encoded anew."""
+        with clock.stage(TOTAL):
+            result = self.editor.dense(self.request, self.edit)
+        self._add("dense", clock, result)
+
+    def thin(self, clock: Clock) -> None:
+        """A warm edit. Its prompt is encoded where it is not the original's, which recording has left encoded."""
+        stages, request = self.editor.stages, self.request
+        stages.forget_texts()
+        with torch.inference_mode():
+            stages.text([request.prompt], request.negative, request.schedule)
+        with clock.stage(TOTAL):
+            result = self.editor.edit(self.edit.edited, mask=self.edit.mask, prompt=self.edit.prompt)
+        self._add("sparse", clock, result)
+
+    def _add(self, kind: str, clock: Clock, result: Result) -> None:
+        """One sample for each stage that ran, all its calls together."""
+        self.entered[kind] = {stage: len(samples) for stage, samples in result.clock.samples.items()}
+        for stage in result.clock.samples:
+            clock.add(stage, result.clock.seconds(stage))
+
+
+def time_edit(runs: EditRuns, sampling: Sampling, on_round: OnRound) -> dict[str, Any]:
+    """Interleaved samples of the dense and the thin edit by stage, with the peak of either, and the recording.
+
+    "calls" says how often either calls the model of each stage. The passes that show the peaks are the first warm-up
+    round.
+    """
+    stages, request = runs.editor.stages, runs.request
+    device = stages.device
+    peaks = {"dense_peak_bytes": peak_during(lambda: runs.dense(Clock(device)), device)}
+    recorded = runs.editor.record_request(request)
+    peaks["sparse_peak_bytes"] = peak_during(lambda: runs.thin(Clock(device)), device)
+    clocks = interleave(
+        {"dense": runs.dense, "sparse": runs.thin},
+        device,
+        samples=sampling.samples,
+        warmup=sampling.warmup - 1,
+        on_round=on_round,
+    )
+    times = {stage: len(cache) for stage, cache in recorded.caches.items()}
+    times["text"] = stages.texts_per_prompt(request.negative, request.schedule)
+    return {
+        "seconds": {kind: dict(clock.samples) for kind, clock in clocks.items()},
+        "calls": {
+            kind: {stage: entered * times[stage] for stage, entered in by_stage.items()}
+            for kind, by_stage in runs.entered.items()
+        },
+        "record_s": recorded.clock.total,
+        "memory": peaks | {"cache_bytes": recorded.nbytes},
+    }
+
+
+def expected_calls(stages: Stages, request: Request, edit: Edit) -> dict[str, dict[str, int]]:
+    """What `time_edit` would say of "calls", for an edit that is counted and not run."""
+    texts = stages.texts_per_prompt(request.negative, request.schedule)
+    # An inpainting model is shown the picture without its hole, too.
+    encodings = 2 if stages.channels > 4 else 1
+    models = {"encoder": encodings, "unet": stages.calls(request.schedule), "decoder": 1}
+    return {
+        "dense": {"text": texts} | models,
+        "sparse": ({"text": texts} if has_new_prompt(request, edit) else {}) | models,
+    }
+
+
+def has_new_prompt(request: Request, edit: Edit) -> bool:
+    """Whether an edit has a prompt of its own, which is encoded and projected for it."""
+    return edit.prompt not in (None, request.prompt)
