@@ -6,20 +6,20 @@ from sparsedit.suites.scenes.palette import ROOFS, SAILS, WALLS
 from sparsedit.suites.scenes.scene import Scene
 from training.pictures import has_trees
 
-_NONE = "none"
+NONE = "none"
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "time": ("day", "sunset", "night"),
     "ground": ("meadow", "desert", "snow"),
-    "mountains": ("snowy", "rocky", _NONE),
-    "sun or moon": ("yes", _NONE),
-    "clouds": ("yes", _NONE),
-    "water": ("lake", "river", _NONE),
-    "trees": ("pine", "green", "autumn", _NONE),
-    "house": ("left", "center", "right", _NONE),
-    "wall": (*WALLS, _NONE),
-    "roof": (*ROOFS, _NONE),
-    "boat": (*SAILS, _NONE),
+    "mountains": ("snowy", "rocky", NONE),
+    "sun or moon": ("yes", NONE),
+    "clouds": ("yes", NONE),
+    "water": ("lake", "river", NONE),
+    "trees": ("pine", "green", "autumn", NONE),
+    "house": ("left", "center", "right", NONE),
+    "wall": (*WALLS, NONE),
+    "roof": (*ROOFS, NONE),
+    "boat": (*SAILS, NONE),
 }
 
 
@@ -30,14 +30,14 @@ def attributes(scene: Scene) -> dict[str, str]:
         "time": scene.time,
         "ground": scene.ground,
         "mountains": scene.mountains,
-        "sun or moon": "yes" if scene.has_body else _NONE,
-        "clouds": "yes" if scene.clouds else _NONE,
+        "sun or moon": "yes" if scene.has_body else NONE,
+        "clouds": "yes" if scene.clouds else NONE,
         "water": scene.water,
-        "trees": scene.trees if has_trees(scene) else _NONE,
-        "house": _NONE if house is None else house.position,
-        "wall": _NONE if house is None else house.wall,
-        "roof": _NONE if house is None else house.roof,
-        "boat": scene.boat or _NONE,
+        "trees": scene.trees if has_trees(scene) else NONE,
+        "house": NONE if house is None else house.position,
+        "wall": NONE if house is None else house.wall,
+        "roof": NONE if house is None else house.roof,
+        "boat": scene.boat or NONE,
     }
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 
 from sparsedit.errors import InputError
+from sparsedit.models.silence import silence
 from training import checkpoint
 from training.arguments import command
 from training.log import say
@@ -41,18 +44,25 @@ def export(base: Path, target: Path, unet: Path | None, decoder: Path | None) ->
     """
     vae, denoiser = load_autoencoder(base), _denoiser(base, unet)
     if decoder is not None:
-        average = checkpoint.load(decoder)["average"]
-        _assign(dict(vae.named_parameters()), average, decoder)
-    beside = target.with_name(f".{target.name}.new")
-    shutil.rmtree(beside, ignore_errors=True)
-    _pipeline(base, denoiser, vae).to(torch.float16).save_pretrained(beside, safe_serialization=True)
-    for name in _TEXT_ENCODERS:
-        _load_as_float32(beside / name / "config.json")
-    for name in _TOKENIZERS:
-        # transformers saves a tokenizer without its vocabulary and merges as files of their own.
-        shutil.rmtree(beside / name)
-        shutil.copytree(base / name, beside / name)
-    _replace(beside, target)
+        assign_average(dict(vae.named_parameters()), decoder)
+    with replacing(target) as beside:
+        _pipeline(base, denoiser, vae).to(torch.float16).save_pretrained(beside, safe_serialization=True)
+        for name in _TEXT_ENCODERS:
+            _load_as_float32(beside / name / "config.json")
+        for name in _TOKENIZERS:
+            # transformers saves a tokenizer without its vocabulary and merges as files of their own.
+            shutil.rmtree(beside / name)
+            shutil.copytree(base / name, beside / name)
+
+
+def export_model(model: Any, path: Path, target: Path) -> None:
+    """Write one model of diffusers, with the averaged weights of the checkpoint `path`, to the folder `target`.
+
+    `target` is replaced as a whole. InputError when the checkpoint is missing or of another model.
+    """
+    assign_average(dict(model.named_parameters()), path)
+    with replacing(target) as beside, silence():
+        model.to(torch.float16).save_pretrained(beside, safe_serialization=True)
 
 
 def _denoiser(base: Path, unet: Path | None) -> Denoiser:
@@ -61,13 +71,18 @@ def _denoiser(base: Path, unet: Path | None) -> Denoiser:
         raise InputError(f"{base} has no UNet: name the checkpoint of one with --unet.")
     denoiser = load_denoiser(base) if there else new_denoiser(*load_tokenizers(base))
     if unet is not None:
-        _assign(dict(denoiser.named_parameters()), checkpoint.load(unet)["average"], unet)
+        assign_average(dict(denoiser.named_parameters()), unet)
     _clear_unread_layer(denoiser)
     return denoiser
 
 
 @torch.no_grad()
-def _assign(parameters: dict[str, Any], average: dict[str, torch.Tensor], path: Path) -> None:
+def assign_average(parameters: dict[str, Any], path: Path) -> None:
+    """Give named parameters the averaged values of the checkpoint `path`.
+
+    InputError when it is missing, or has a parameter that is not among these or has another shape.
+    """
+    average = checkpoint.load(path)["average"]
     foreign = sorted(name for name in average if name not in parameters)
     if foreign:
         raise InputError(f"{path} is of another model: it has {foreign[0]}, which this one has not.")
@@ -107,7 +122,12 @@ def _load_as_float32(path: Path) -> None:
     path.write_text(json.dumps(config | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n")
 
 
-def _replace(beside: Path, target: Path) -> None:
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A folder to be written that takes `target`'s place once the context has ended well."""
+    beside = target.with_name(f".{target.name}.new")
+    shutil.rmtree(beside, ignore_errors=True)
+    yield beside
     old = target.with_name(f".{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():

@@ -57,12 +57,12 @@ def folder_of(pictures: PictureSet, folder: Path) -> Path:
 
 @cache
 def encoder_hash(folder: Path) -> str:
-    """Twelve digits that change with any weight of the encoder, and with no other."""
+    """Twelve digits that change with any weight of the encoder, and with no other; exported, it keeps them."""
     weights = load_file(part_of(folder, "vae") / "diffusion_pytorch_model.safetensors")
     digest = hashlib.sha256()
     for name in sorted(weights):
         if name.startswith(("encoder.", "quant_conv.")):
-            digest.update(name.encode() + weights[name].numpy().tobytes())
+            digest.update(name.encode() + weights[name].half().numpy().tobytes())
     return digest.hexdigest()[:12]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,15 @@ def load_denoiser(folder: Path) -> Denoiser:
             CLIPTextModel.from_pretrained(part_of(folder, "text_encoder"), **options),
             CLIPTextModelWithProjection.from_pretrained(part_of(folder, "text_encoder_2"), **options),
         )
+
+
+def denoiser_hash(folder: Path) -> str:
+    """Twelve digits that change with the weights of the UNet and text encoders of a pipeline's folder."""
+    digest = hashlib.sha256()
+    for part in ("unet", "text_encoder", "text_encoder_2"):
+        for path in sorted(part_of(folder, part).glob("*.safetensors")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def new_denoiser(tokenizer: CLIPTokenizer, tokenizer_2: CLIPTokenizer) -> Denoiser:

@@ -26,16 +26,18 @@ Make = Callable[[Sequence[int]], Array]  # an array [len(seeds), ...] from seeds
 _PART = 250
 
 
-def make_parts(folder: Path, seeds: Sequence[int], recipe: dict[str, Any], make: Make, workers: int) -> None:
-    """Fill `folder` with what `make` returns for the seeds, in order; parts that are there are kept.
+def make_parts(
+    folder: Path, seeds: Sequence[int], recipe: dict[str, Any], make: Make, workers: int, size: int = _PART
+) -> None:
+    """Fill `folder` with what `make` returns for the seeds, in order, `size` to a part; parts that are there are kept.
 
     `recipe` says what the arrays were made from: a folder with another recipe raises InputError.
     """
     _check_recipe(folder, recipe)
     np.save(folder / "seeds.npy", np.asarray(seeds, np.int64))
     missing = [
-        (index, seeds[start : start + _PART])
-        for index, start in enumerate(range(0, len(seeds), _PART))
+        (index, seeds[start : start + size])
+        for index, start in enumerate(range(0, len(seeds), size))
         if not _part(folder, index).is_file()
     ]
     started, done = time.monotonic(), 0
@@ -58,12 +60,12 @@ def _mapper(workers: int) -> Iterator[Callable[..., Iterable[int]]]:
         yield pool.imap_unordered
 
 
-def read_parts(folder: Path) -> tuple[Array, list[Array]]:
-    """The seeds [N], and the parts of the array in their order, mapped from disk; InputError when not complete."""
+def read_parts(folder: Path, size: int = _PART) -> tuple[Array, list[Array]]:
+    """The seeds [N], and the array in its parts of `size`, mapped from disk; InputError when not complete."""
     if not (folder / "seeds.npy").is_file():
         raise InputError(f"{folder} has not been made yet: see training/README.md for the command.")
     seeds = np.load(folder / "seeds.npy")
-    paths = [_part(folder, index) for index in range(-(-len(seeds) // _PART))]
+    paths = [_part(folder, index) for index in range(-(-len(seeds) // size))]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         raise InputError(f"{folder} lacks {len(missing)} of {len(paths)} parts: run its command again.")
@@ -71,7 +73,7 @@ def read_parts(folder: Path) -> tuple[Array, list[Array]]:
 
 
 def pick(parts: Sequence[Array], indices: Array) -> Array:
-    """Rows of an array that lies in parts."""
+    """Rows of an array that lies in parts of the usual size."""
     return np.stack([parts[index // _PART][index % _PART] for index in indices])
 
 

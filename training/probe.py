@@ -27,6 +27,7 @@ from training.pictures import folder_of, to_tensor
 from training.settings import PROBE, PROBE_HELD_OUT, WORK, ProbeSettings
 from training.workers import Crew, run_crew
 
+PROBE_WEIGHTS = WORK / "probe.pt"
 _WIDTHS = (32, 48, 96, 128, 128)
 _SHIFT = 4  # pixels
 
@@ -63,7 +64,7 @@ def _conv(before: int, width: int, stride: int) -> list[nn.Module]:
 def load_probe() -> Probe:
     """The trained probe; InputError when there is none yet."""
     probe = Probe().eval()
-    probe.load_state_dict(checkpoint.load(WORK / "probe.pt")["average"])
+    probe.load_state_dict(checkpoint.load(PROBE_WEIGHTS)["average"])
     return probe
 
 

@@ -5,13 +5,18 @@ Lengths are pixels of the picture, times are minutes of training, shares lie in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).parent
 WORK = ROOT / "work"  # pictures, latents, checkpoints: may be deleted, never committed
 LOG = ROOT / "log"  # one JSON object per line, committed
+DOCS = ROOT.parent / "docs" / "demo-model"  # pictures of the model's card
 DEMO = ROOT.parent / "sparsedit" / "models" / "demo"
+DEMO_TINY = DEMO.with_name("demo-tiny")
+DEMO_CANNY = DEMO.with_name("demo-canny")
+DEMO_TURBO = DEMO.with_name("demo-turbo")
+DEMO_REFINER = DEMO.with_name("demo-refiner")
 
 # SDXL's latents have unit deviation after this factor; the autoencoder's own scale is adapted to it.
 SCALING_FACTOR = 0.13025
@@ -44,9 +49,12 @@ SHARES = SceneShares()
 SQUARE = PictureSet("square", 20_000, 100_000, picked=True)
 WIDE = PictureSet("wide", 2_500, 2_000_000, width=512, picked=True)
 HELD_OUT = PictureSet("held-out", 64, 6_000_000)
+EDGED = replace(SQUARE, name="edged", count=8_000)  # the first of the square ones: their latents are there
 PICTURES = PictureSet("pictures", 6_000, 300_000, picked=True)  # for the autoencoder
 PROBE = PictureSet("probe", 10_000, 1_000_000, picked=True)
 PROBE_HELD_OUT = PictureSet("probe-held-out", 512, 6_500_000)
+PATHS = PictureSet("paths", 1_500, 3_000_000, picked=True)  # prompts alone: nothing of these is rendered
+PATHS_HELD_OUT = PictureSet("paths-held-out", 32, 6_600_000)
 FIRST_PROMPT_SEED = 7_000_000
 
 
@@ -155,3 +163,138 @@ class SampleSettings:
     steps: int = 20
     guidance: float = 4.0
     batch: int = 10
+
+
+@dataclass(frozen=True)
+class FewStepSettings:
+    """How the few-step version's pictures are sampled; its guidance is its preset's."""
+
+    prompts: int = 200
+    steps: tuple[int, ...] = (1, 2, 4)
+    batch: int = 10
+
+
+@dataclass(frozen=True)
+class SketchSettings:
+    """How flat sketches are edited, at each of several strengths."""
+
+    sketches: int = 200
+    strengths: tuple[float, ...] = (0.2, 0.4, 0.6)
+    steps: int = 20
+    guidance: float = 2.0
+    batch: int = 10
+
+
+@dataclass(frozen=True)
+class ReconstructionSettings:
+    """How many pictures are encoded and decoded again."""
+
+    pictures: int = 200
+
+
+@dataclass(frozen=True)
+class RefinementSettings:
+    """How rendered scenes are noised and denoised again, by the base and by the refiner: within its noise levels."""
+
+    pictures: int = 100
+    strength: float = 0.2
+    steps: int = 20
+    guidance: float = 1.0
+    batch: int = 10
+
+
+@dataclass(frozen=True)
+class PaceSettings:
+    """How many pictures are timed, one by one."""
+
+    pictures: int = 9
+    warm_up: int = 2
+    steps: int = 20
+    guidance: float = 4.0
+
+
+@dataclass(frozen=True)
+class TinySettings:
+    """Tiny autoencoder: `width` channels throughout, blocks per resolution from the picture to the latents and
+    back. `taught` is the share of the decoder's loss that is taken against the autoencoder's own output."""
+
+    schedule: Schedule = Schedule(
+        minutes=10, batch=3, rate=0.02, adam_rate=2e-3, warm_up=50, fall=0.6, average_decay=0.995
+    )
+    teacher: str = ""  # its hash: a run goes on with its own
+    width: int = 16
+    encoder_blocks: tuple[int, ...] = (0, 2, 3, 4)
+    decoder_blocks: tuple[int, ...] = (5, 4, 3, 1)
+    taught: float = 0.5
+    latent_noise: float = 0.04
+    gradient: float = 0.5
+    half_scale: float = 0.5
+
+
+@dataclass(frozen=True)
+class ControlNetSettings:
+    """Canny ControlNet: the frozen UNet's error with edges given, and in a share of the samples no caption, so
+    that the edges are what the layout is learnt from."""
+
+    schedule: Schedule = Schedule(minutes=12, batch=16, rate=0.004, adam_rate=2e-3, warm_up=40, average_decay=0.99)
+    base: str = ""  # its hash: a run goes on with its own
+    weights: ObjectWeights = ObjectWeights()
+    captions: CaptionSettings = CaptionSettings()
+    unconditional: float = 0.5
+    snr_ceiling: float = 5
+    edge_channels: tuple[int, ...] = (8, 16, 32, 64)  # from the picture's resolution to the latents'
+
+
+@dataclass(frozen=True)
+class PathSettings:
+    """How the few-step version's teacher samples; its number of steps can be divided by 4."""
+
+    steps: int = 20
+    guidance: float = 3.0
+
+
+@dataclass(frozen=True)
+class DistillationSettings:
+    """Few-step version: a LoRA that says at any level of a teacher's path where that ends.
+
+    Of every batch, the share `first` is at the first level, noise alone; `own` is where the LoRA itself has gone by
+    one of `counts` steps from the teacher's path; the rest is spread over that. Errors beyond `huber` count as their
+    size, smaller ones as their square.
+    """
+
+    schedule: Schedule = Schedule(
+        minutes=12, batch=16, rate=0.004, adam_rate=5e-4, warm_up=40, average_decay=0.99, validate_seconds=240
+    )
+    teacher: str = ""  # its hash: a run goes on with its own
+    paths: PathSettings = PathSettings()
+    rank: int = 16
+    first: float = 0.2
+    own: float = 0.4
+    counts: tuple[int, ...] = (2, 4)
+    huber: float = 0.1
+
+
+@dataclass(frozen=True)
+class RefinerSettings(UnetSettings):
+    """Refiner: the UNet's training on noise levels below `levels` alone, from the UNet's weights."""
+
+    schedule: Schedule = Schedule(
+        minutes=12, batch=16, rate=0.004, adam_rate=5e-4, warm_up=40, average_decay=0.99, validate_seconds=240
+    )
+    base: str = ""  # its hash: a run goes on with its own
+    snr_ceiling: float = 20  # the base's 5 lets all below level 140 count less
+    levels: int = 200
+    score: float = 6.0  # what stock pipelines say of the picture they want
+    no_score: float = 2.5  # and of the one they do not
+
+
+@dataclass(frozen=True)
+class AgreementSettings:
+    """How pictures are sampled with edges; edges agree within `tolerance` pixels."""
+
+    pictures: int = 8
+    steps: int = 20
+    guidance: float = 4.0
+    scale: float = 1.0
+    batch: int = 4
+    tolerance: int = 2

@@ -20,14 +20,14 @@ from transformers import CLIPTokenizer
 
 from sparsedit.suites.scenes.scene import Scene, sample_scene
 from training.arguments import add_run, command, crew_size, device_of, run_of
-from training.captions import full_caption, tokenize, training_caption
-from training.diffusion import LEVELS, Batch, Diffusion, Draw, stratified_levels
+from training.captions import Tokens, full_caption, tokenize, training_caption
+from training.diffusion import LEVELS, Batch, Diffusion, Draw, even_levels, stratified_levels
 from training.fused import fuse
 from training.latents import Latents, read_latents
 from training.loop import Chance, Clock, Loop, Run
 from training.models import Denoiser, load_denoiser, load_tokenizers, new_denoiser
 from training.pictures import object_weights
-from training.settings import DEMO, HELD_OUT, SQUARE, WIDE, UnetSettings
+from training.settings import DEMO, HELD_OUT, SQUARE, WIDE, ObjectWeights, UnetSettings
 from training.workers import Crew, run_crew
 
 _VALIDATION_BATCH = 32
@@ -35,6 +35,8 @@ _VALIDATION_BATCH = 32
 
 class UnetTask:
     """Latents and captions of random scenes; in a share of the steps scenes twice as wide, half as many."""
+
+    levels = LEVELS  # those below are learnt
 
     def __init__(self, settings: UnetSettings, models: Denoiser, base: Path, device: torch.device) -> None:
         self.settings, self.models = settings, models
@@ -61,7 +63,7 @@ class UnetTask:
         batch = self._random_batch(self.wide if wide else self.square, count, chance.numpy)
         draw = Draw(
             noise=torch.randn(batch.latents.shape, generator=chance.torch),
-            levels=stratified_levels(count, chance.torch),
+            levels=stratified_levels(count, chance.torch, self.levels),
             given=(torch.rand(count, generator=chance.torch) >= self.settings.unconditional).float(),
         )
         return self.diffusion.loss(batch, draw), count
@@ -73,14 +75,12 @@ class UnetTask:
         return self._batch(latents.values[chosen], scenes, captions)
 
     def _batch(self, values: npt.NDArray[np.float16], scenes: list[Scene], captions: list[str]) -> Batch:
-        weights = np.stack([object_weights(scene, self.settings.weights) for scene in scenes])
-        return Batch(
-            latents=torch.from_numpy(values).float(),
-            tokens=tokenize(captions, self.tokenizers),
-            weights=torch.from_numpy(weights).unsqueeze(1),
-        )
+        return scene_batch(values, scenes, tokenize(captions, self.tokenizers), self.settings.weights)
 
     def validate(self) -> dict[str, float]:
+        return self.held_out_errors(self.diffusion)
+
+    def held_out_errors(self, diffusion: Diffusion) -> dict[str, float]:
         """Errors of v on held-out scenes at evenly spread levels with one noise: with the true caption, on the
         objects alone with it, and with no caption."""
         latents = self.held_out
@@ -88,7 +88,7 @@ class UnetTask:
         scenes = [sample_scene(int(seed)) for seed in latents.seeds]
         captions = [full_caption(scene, scene.seed) for scene in scenes]
         noise = torch.randn(latents.values.shape, generator=torch.Generator().manual_seed(0))
-        levels = ((torch.arange(count) + 0.5) / count * LEVELS).long()
+        levels = even_levels(count, self.levels)
         true: list[Tensor] = []
         none: list[Tensor] = []
         objects: list[Tensor] = []
@@ -96,13 +96,19 @@ class UnetTask:
             part = slice(start, start + _VALIDATION_BATCH)
             batch = self._batch(latents.values[part], scenes[part], captions[part])
             given = torch.ones(len(batch.latents))
-            errors = self.diffusion.squared_errors(batch, Draw(noise[part], levels[part], given)).cpu()
+            errors = diffusion.squared_errors(batch, Draw(noise[part], levels[part], given)).cpu()
             true.append(errors)
             objects.append(errors[(batch.weights > 1).expand_as(errors)])
             bare = Draw(noise[part], levels[part], 0 * given)
-            none.append(self.diffusion.squared_errors(batch, bare).cpu())
+            none.append(diffusion.squared_errors(batch, bare).cpu())
         scores = {"true": torch.cat(true), "objects": torch.cat(objects), "none": torch.cat(none)}
         return {name: errors.mean().item() for name, errors in scores.items()}
+
+
+def scene_batch(values: npt.NDArray[np.float16], scenes: list[Scene], tokens: Tokens, weights: ObjectWeights) -> Batch:
+    """Latents [N, 4, h, w] of scenes with their captions; objects count more in the loss."""
+    maps = np.stack([object_weights(scene, weights) for scene in scenes])
+    return Batch(torch.from_numpy(values).float(), tokens, torch.from_numpy(maps).unsqueeze(1))
 
 
 def train(crew: Crew, run: Run, start: Path | None, base: Path, device: torch.device) -> None:
