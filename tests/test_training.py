@@ -429,6 +429,11 @@ class TestExport:
             assert (folder / path.relative_to(DEMO)).read_bytes() == path.read_bytes()
         assert sorted(path.name for path in folder.parent.iterdir()) == ["model", "unet.pt"]
 
+    def test_no_configuration_names_a_place_on_this_machine(self, exported):
+        folder, _ = exported
+        configurations = list(folder.rglob("*.json"))
+        assert configurations and not any(str(DEMO.parent) in path.read_text() for path in configurations)
+
     def test_a_folder_that_is_no_pipelines_is_a_sentence(self, tmp_path):
         with pytest.raises(InputError, match="has no vae"):
             export(tmp_path, tmp_path / "model", None, tmp_path / "decoder.pt")

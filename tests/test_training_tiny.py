@@ -16,6 +16,7 @@ from sparsedit.models.loading import load_pipeline
 from training import checkpoint, latents, pictures, tiny
 from training.export import export_model
 from training.loop import Chance, Clock, Loop, Run
+from training.models import load_autoencoder
 from training.parts import make_parts
 from training.settings import DEMO, PictureSet, Schedule, TinySettings
 from training.workers import Crew
@@ -128,3 +129,8 @@ class TestExported:
 def test_the_full_sized_one_is_small():
     model = tiny.new_tiny(TinySettings())
     assert 2 * sum(parameter.numel() for parameter in model.parameters()) <= 1.2e6
+
+
+def test_latents_stay_good_when_their_autoencoder_is_exported(tmp_path):
+    load_autoencoder(DEMO).save_pretrained(tmp_path / "vae")  # in full precision, as it was trained
+    assert latents.encoder_hash(tmp_path) == latents.encoder_hash(DEMO)

@@ -122,12 +122,21 @@ def _load_as_float32(path: Path) -> None:
     path.write_text(json.dumps(config | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n")
 
 
+def _forget_place(path: Path) -> None:
+    """Remove the folder that a model was loaded from, which diffusers notes in its configuration."""
+    config = json.loads(path.read_text())
+    if isinstance(config, dict) and config.pop("_name_or_path", None) is not None:
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
     """A folder to be written that takes `target`'s place once the context has ended well."""
     beside = target.with_name(f".{target.name}.new")
     shutil.rmtree(beside, ignore_errors=True)
     yield beside
+    for config in beside.rglob("*.json"):
+        _forget_place(config)
     old = target.with_name(f".{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
