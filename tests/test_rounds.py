@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+
 import pytest
 import torch
 
@@ -139,7 +141,10 @@ def test_a_busy_machine_is_said(load: float | None, cores: int, is_busy: bool) -
 @pytest.mark.skipif(not forget_peak(CPU), reason="this system keeps the peak of the whole process")
 def test_the_peak_is_that_of_the_run_alone() -> None:
     def hold(megabytes: int) -> None:
-        bytearray(megabytes * 1_000_000)
+        # Not by the allocator, which may keep what is freed.
+        with mmap.mmap(-1, megabytes * 1_000_000) as memory:
+            for page in range(0, len(memory), mmap.PAGESIZE):
+                memory[page] = 1
 
     before = peak_during(lambda: None, CPU)
     large, small = peak_during(lambda: hold(200), CPU), peak_during(lambda: hold(1), CPU)
