@@ -210,7 +210,7 @@ def run(bench: Bench, document: Document) -> None:
             outcome = {"status": "ok", "result": part()}
         except SkippedError as reason:
             outcome = {"status": "skipped", "reason": str(reason)}
-        except Exception as error:
+        except Exception as error:  # whatever one part dies of, the others' results are still wanted
             traceback.print_exc()
             outcome = {"status": "failed", "reason": f"{type(error).__name__}: {str(error).strip()[:500]}"}
         document.add(name, outcome | {"took_s": time.monotonic() - start})

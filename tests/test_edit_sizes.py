@@ -94,7 +94,8 @@ def test_costly_edits_take_fewer_samples(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(bench, "interleave", interleave)
     call: Any = type("Call", (), {"dense": None, "device": "cpu", "thin": lambda self, sites: None})()
-    edits: Any = [bench.Point("contiguous", ratio, ratio, None, None) for ratio in (0.01, 0.5)]  # type: ignore[arg-type]
+    nothing: Any = None
+    edits = [bench.Point("contiguous", ratio, ratio, nothing, nothing) for ratio in (0.01, 0.5)]
     bench.sample(call, edits, {edits[0].name: True, edits[1].name: False}, 5)
     assert asked == {"dense": 5, "contiguous 1.0%": 5, "contiguous 50.0%": 1}
 

@@ -314,9 +314,9 @@ def test_what_is_faster_than_the_limit_is_said(made: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("width", [80, 140])
 def test_the_tables_fit_and_show_both_ways(made: dict[str, Any], width: int) -> None:
-    console = Console(width=width, file=io.StringIO(), highlight=False)
-    console.print(profile_view([made], ENVIRONMENT, width))
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    written = io.StringIO()
+    Console(width=width, file=written, highlight=False).print(profile_view([made], ENVIRONMENT, width))
+    shown = written.getvalue()
     assert max(map(len, shown.splitlines())) <= width
     for text in ("one call", "whole edit", "8.00→2.00", "4.00×", "2.00→0.50", "12%→6%", "4.00 MB", "A processor"):
         assert text in shown

@@ -102,7 +102,6 @@ def _speedups(seconds: Mapping[str, list[float]], reference: str) -> dict[str, f
 
 
 @torch.inference_mode()
-@torch.inference_mode()
 def first_calls(
     subject: Subject, edit: Edit, graphs: ThinGraphs | None, samples: int, device: torch.device
 ) -> dict[str, list[float]]:

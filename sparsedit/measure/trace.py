@@ -77,7 +77,7 @@ class _Traced(nn.Module):
 class _PlainSizes(TorchFunctionMode):
     """Keeps sizes numbers. In a trace they would be tensors, each another one, and no key to the engine's plans."""
 
-    ASKED = frozenset({Tensor.shape.__get__, Tensor.size, Tensor.numel, Tensor.__len__})  # type: ignore[attr-defined]
+    ASKED = frozenset({vars(torch._C.TensorBase)["shape"].__get__, Tensor.size, Tensor.numel, Tensor.__len__})
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -88,13 +88,13 @@ class _PlainSizes(TorchFunctionMode):
 
 @contextmanager
 def _tracing_paused() -> Iterator[None]:
-    state = torch._C._get_tracing_state()
-    resume: Callable[[Any], None] = torch._C._set_tracing_state  # type: ignore[attr-defined]
-    resume(None)
+    tracer: Any = torch._C  # whose stubs leave out half of the pair
+    state = tracer._get_tracing_state()
+    tracer._set_tracing_state(None)
     try:
         yield
     finally:
-        resume(state)
+        tracer._set_tracing_state(state)
 
 
 def _product(inputs: Sequence[Any], outputs: Sequence[Any]) -> Counter[str]:
