@@ -11,7 +11,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-full lint format bench-unet bench-profile bench-gpu train-demo clean
+.PHONY: help env demo test test-full lint format bench-unet bench-profile bench-coarse bench-gpu train-demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ bench-profile: $(STAMP) ## time and multiply-adds against the size of the edit, 
 
 bench-gpu: $(STAMP) ## dense, compiled, thin and CUDA graphs on this machine's GPU, in 8 minutes (DATA=... as above)
 	$(BIN)/python benchmarks/gpu.py $(if $(DATA),--data $(DATA))
+
+bench-coarse: $(STAMP) ## fidelity of cold edits and short recordings on the demo suite, and the table behind --fidelity
+	$(BIN)/python -m benchmarks.coarse $(ARGUMENTS)
 
 train-demo: $(STAMP) ## train the demo model from nothing (hours; every step can be killed and goes on)
 	$(BIN)/python -m training.tokenizer --to $(TRAINED)

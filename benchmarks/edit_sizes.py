@@ -27,7 +27,6 @@ from benchmarks.edit_sizes_table import markdown
 from benchmarks.machine import machine_slug
 from sparsedit.environment import environment
 from sparsedit.files import write_atomic
-from sparsedit.masks import dilate
 from sparsedit.measure.ceilings import ceilings
 from sparsedit.measure.clock import Clock
 from sparsedit.measure.rounds import interleave
@@ -39,11 +38,11 @@ from sparsedit.models.random import random_model
 from sparsedit.plan import stage_sites
 from sparsedit.profiling.calls import CALL, StageCall, stage_model
 from sparsedit.profiling.counts import Counted, count_dense, count_thin
-from sparsedit.profiling.empty import empty_pipeline
+from sparsedit.models.loading import empty_pipeline
 from sparsedit.profiling.synthetic import PATTERNS, synthetic_mask
 from sparsedit.published import load_published
 from sparsedit.settings import POLICIES, MaskPolicy
-from sparsedit.sparse import PackedWeights, SitePyramid
+from sparsedit.sparse import PackedWeights, SitePyramid, dilate
 from sparsedit.sparse.packing import can_pack
 from sparsedit.stages import Stages
 

@@ -23,14 +23,14 @@ import torch
 
 from sparsedit.environment import environment
 from sparsedit.images import load_image, to_tensor
-from sparsedit.masks import difference, dilate, load_mask
+from sparsedit.masks import difference, load_mask
 from sparsedit.measure.memory import peak_bytes
 from sparsedit.measure.twin import Twin, unet_conditions
 from sparsedit.models.placement import resolve_dtype
 from sparsedit.models.presets import get_preset
 from sparsedit.models.random import random_model, random_pipeline
 from sparsedit.settings import POLICIES
-from sparsedit.sparse import ActivationCache, PackedWeights, SitePyramid, record, sparse
+from sparsedit.sparse import ActivationCache, PackedWeights, SitePyramid, dilate, record, sparse
 from sparsedit.sparse.rows import map_tensors
 from sparsedit.stages import Stages
 

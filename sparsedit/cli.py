@@ -14,7 +14,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from sparsedit import __version__
+from sparsedit.commands import cache as cache_command
 from sparsedit.commands import models as models_command
+from sparsedit.commands.compare import compare
 from sparsedit.commands.edit import edit
 from sparsedit.commands.env import env
 from sparsedit.commands.profile import profile
@@ -26,8 +28,10 @@ INTERRUPTED = 130
 app = typer.Typer(name="sparsedit", add_completion=False, pretty_exceptions_enable=False)
 app.command()(edit)
 app.command()(profile)
+app.command()(compare)
 app.command()(report)
 app.add_typer(models_command.app, name="models")
+app.add_typer(cache_command.app, name="cache")
 app.command()(env)
 
 

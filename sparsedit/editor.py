@@ -5,7 +5,8 @@
     result = editor.edit(edited)          # any number of times
     result.image
 
-or, with nothing remembered between calls, `editor.alongside(original, edits, ...)`. The pipeline stays a stock
+or, with nothing remembered between calls, `editor.alongside(request, edits)` for the original and its edits in one
+batch, and `editor.cold(request, edit, coarse)` for an edit without a run of the original. The pipeline stays a stock
 diffusers one. Outside its mask a result equals, bit for bit, the picture being edited: the photo for `inpaint`,
 the original's own generated picture for `sdedit`.
 """
@@ -13,7 +14,6 @@ the original's own generated picture for `sdedit`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,66 +21,41 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from sparsedit.errors import CacheError, SettingsError
+from sparsedit.cache.shelf import Keeping, Shelf
+from sparsedit.control import Control
+from sparsedit.errors import CacheError, DamagedError, SettingsError
 from sparsedit.images import to_image
 from sparsedit.measure.clock import Clock
-from sparsedit.plan import Edit, Picture, Plan, Request, as_tensor, composite, plan_edit, plan_nothing
+from sparsedit.pixels import PixelStages, stages_of
+from sparsedit.plan import Edit, Picture, Plan, Request, composite, plan_edit, plan_nothing
+from sparsedit.requests import make_request
+from sparsedit.results import Recorded, Result
 from sparsedit.settings import POLICIES, MaskPolicy
-from sparsedit.sparse import ActivationCache, PackedWeights
+from sparsedit.skipping import steps_kept
+from sparsedit.sparse import PackedWeights
 from sparsedit.sparse.packing import can_pack
-from sparsedit.stages import OnStep, Schedule, Stages
+from sparsedit.stages import OnStep
 from sparsedit.tasks.inpaint import inpaint
+from sparsedit.tasks.pixels import sdedit_pixels
+from sparsedit.tasks.refine import refine
 from sparsedit.tasks.sdedit import sdedit
-from sparsedit.ways import Dense, Lockstep, Recording, Thin, Way
+from sparsedit.ways import Cold, Dense, Lockstep, Recording, Thin, Way
 
 BREAK_EVEN = 0.45
 """Share of active latent sites from which an edit runs dense. Where a thin UNet call stops being faster depends on the
 model: on two CPU cores the demo's is level at 0.47 of 64x128 latents, at 0.8 of 32x32."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """A finished edit.
-
-    `picture` is the composited result [1, 3, H, W] in [-1, 1], `generated` the decoder's output before that,
-    `mask` (bool [H, W]) where it may differ from the picture being edited. `way` is what really ran and `reason`
-    why, where that is not what was asked for. `clock` holds the seconds of the edit's own stages.
-    """
-
-    picture: Tensor
-    generated: Tensor
-    latents: Tensor | None
-    mask: Tensor
-    way: str
-    reason: str | None
-    plan: Plan
-    clock: Clock
-
-    @property
-    def image(self) -> Image.Image:
-        return to_image(self.picture)
-
-
-@dataclass
-class Recorded:
-    """What a recording left: the request, the original's own picture, one cache per stage, and its seconds."""
-
-    request: Request
-    picture: Tensor
-    clock: Clock
-    caches: dict[str, ActivationCache] = field(default_factory=dict)
-
-    @property
-    def nbytes(self) -> int:
-        return sum(cache.nbytes for cache in self.caches.values())
-
-
 class SparseEditor:
     """Edits with a stock pipeline of the Stable Diffusion families, computing only what an edit changed.
 
+    A pipeline with a ControlNet shows it the Canny edges of each picture. A `refiner`, a pipeline of its own, finishes
+    what the first one begins.
+
     `policy` says how an edit becomes a mask; `on_step(done, total)` is called after each denoising step. `norm` is
     "updated" for group norms that follow the edit's statistics, "original" for the original's. On a CPU in bfloat16,
-    `pack` keeps a second copy of the weights in the layout its kernels want: faster edits, more memory.
+    `pack` keeps a second copy of the weights in the layout its kernels want: faster edits, more memory. `keeping` says
+    how recordings are kept: in memory unless it names a folder.
     """
 
     def __init__(
@@ -92,53 +67,59 @@ class SparseEditor:
         on_step: OnStep = lambda done, total: None,
         norm: str = "original",
         pack: bool = True,
+        refiner: DiffusionPipeline | None = None,
+        keeping: Keeping | None = None,
     ) -> None:
-        self.stages = Stages(pipe)
+        self.stages = stages_of(pipe)
+        self.refiner = None if refiner is None else stages_of(refiner)
         self.packed = PackedWeights() if pack and can_pack() and self.stages.unet.dtype == torch.bfloat16 else None
         self.policy = policy
         self.moments = norm == "updated"
         self.break_even = break_even
         self.on_step = on_step
+        self.keeping = keeping or Keeping()
         self.recorded: Recorded | None = None
 
-    def request(
-        self,
-        original: Picture,
-        *,
-        prompt: str = "",
-        negative_prompt: str = "",
-        task: str = "sdedit",
-        steps: int = 20,
-        strength: float = 0.7,
-        guidance: float = 5.0,
-        seed: int = 0,
-    ) -> Request:
-        """Check and bundle what all edits of an original share.
+    def request(self, original: Picture, **settings: Any) -> Request:
+        """Check and bundle what all edits of an original share; settings and errors as `make_request`."""
+        return make_request(self.stages, self.refiner, original, **settings)
 
-        Raises InputError for a size the model cannot take, SettingsError for an unknown task or a schedule
-        without a step.
+    def record(self, original: Picture, *, record_steps: int | None = None, **settings: Any) -> Image.Image:
+        """Run the original densely and remember it; settings as `request`. Returns its own generated picture.
+
+        With `record_steps` only so many of its steps are run and remembered, and edits interpolate between them.
         """
-        if task not in ("sdedit", "inpaint"):
-            raise SettingsError(f"unknown task {task!r}; known: sdedit, inpaint")
-        if task == "sdedit" and self.stages.channels != 4:
-            raise SettingsError("sdedit needs a UNet of 4 channels; this is an inpainting model: use task inpaint")
-        picture = as_tensor(original)
-        self.stages.check_size(*picture.shape[-2:])
-        return Request(picture, prompt, negative_prompt, task, Schedule(steps, strength, guidance), seed)
+        return to_image(self.record_request(self.request(original, **settings), record_steps).picture)
 
-    def record(self, original: Picture, **settings: Any) -> Image.Image:
-        """Run the original densely and remember it; settings as `request`. Returns its own generated picture."""
-        return to_image(self.record_request(self.request(original, **settings)).picture)
-
-    def record_request(self, request: Request) -> Recorded:
-        """`record` for a request already made; what was recorded before is forgotten."""
+    def record_request(
+        self, request: Request, record_steps: int | None = None, *, shelf: Shelf | None = None
+    ) -> Recorded:
+        """`record` for a request already made, or what an earlier process recorded; what was recorded before is
+        forgotten. A `shelf` says which steps are recorded."""
         self.recorded = None
-        recorded = Recorded(request, request.original, Clock(self.stages.device))
-        self._time_text(recorded.clock, request, request.prompt)
-        way = Recording(recorded.clock, recorded.caches, self.moments)
-        recorded.picture, _ = self._run(way, request, [plan_nothing(request)])
+        shelf = shelf or self.shelf(request, record_steps)
+        recorded = Recorded(request, request.original, Clock(self.stages.device), kept=shelf.kept, shelf=shelf)
+        with shelf.writing():
+            if not shelf.load(recorded):
+                self._time_text(recorded.clock, request, request.prompt)
+                way = Recording(recorded.clock, recorded.caches, self.moments, shelf.kept)
+                recorded.picture, _ = self._run(way, request, [plan_nothing(request)])
+                shelf.finish(recorded)
         self.recorded = recorded
         return recorded
+
+    def shelf(self, request: Request, record_steps: int | None = None, edits: Sequence[Edit] = ()) -> Shelf:
+        """Where the recording of a request is kept, and how large it is. It may be cut down to what `edits` read.
+
+        Raises as `Shelf` does, and SettingsError for a number of steps that is none.
+        """
+        kept = None if record_steps is None else self._kept(request, record_steps)
+        plans = [plan_edit(request, edit, self.policy) for edit in edits] if self.keeping.rows == "halo" else []
+        stages = plans[0].stage_sites if plans else {}
+        sites = {stage: [plan.stage_sites[stage] for plan in plans] for stage in stages}
+        return Shelf(
+            self.keeping, self.stages, self.refiner, request, moments=self.moments, kept=kept, sites=sites or None
+        )
 
     def edit(self, edited: Picture | None = None, *, mask: Tensor | None = None, prompt: str | None = None) -> Result:
         """A warm edit of the recorded original: thin passes only.
@@ -151,16 +132,53 @@ class SparseEditor:
         plan = plan_edit(request, Edit(edited, mask, prompt), self.policy)
         if plan.sites.empty:
             return self._untouched(plan, request)
-        base = self._base(request, self.recorded.picture)
+        recorded = self.recorded
         reason = self._too_large(plan)
         if reason:
-            return self._dense(request, plan, base, reason)
+            return self._dense(request, plan, self._base(request, recorded.picture), reason)
+        try:
+            way, (generated, latents) = self._warm(recorded, plan)
+        except DamagedError as error:
+            recorded = self.record_request(request, shelf=recorded.shelf)
+            way, (generated, latents) = self._warm(recorded, plan)
+            way.notes.append(f"{error}; the original was recorded again")
+        base = self._base(request, recorded.picture)
+        return self._result(plan, base, generated, latents, "warm", _reason(way), way.clock)
+
+    def _warm(self, recorded: Recorded, plan: Plan) -> tuple[Way, tuple[Tensor, Tensor]]:
+        """The thin passes of an edit -> how they ran, and what they made."""
+        request, clock = recorded.request, Clock(self.stages.device)
+        self._time_text(clock, request, plan.prompt)
+        timesteps = self.stages.timesteps(request.schedule) if recorded.kept else ()
+        way = Thin(clock, recorded.caches, plan.stage_sites, self.packed, timesteps, recorded.kept)
+        return way, self._run(way, request, [plan])
+
+    def cold(self, request: Request, edit: Edit, coarse: int) -> tuple[Recorded, Result]:
+        """A first edit without a run of the original: `coarse` dense steps of the edit itself, then all steps thinly.
+
+        For `inpaint` the result keeps the photo outside the mask; for `sdedit` there is no original's picture to keep,
+        so it is the whole generated picture. Returns the coarse run and the result, whose clock is that of both.
+        Raises SettingsError for a scheduler whose steps cannot be skipped, and for a number of steps that is none.
+        """
+        kept = self._kept(request, coarse)
+        plan = plan_edit(request, edit, self.policy)
+        run = Recorded(request, plan.picture, Clock(self.stages.device), kept=kept)
+        if plan.sites.empty:
+            return run, self._untouched(plan, request)
+        base = request.original if request.task == "inpaint" else None
+        reason = self._too_large(plan)
+        if reason or kept is None:
+            reason = reason or f"all {coarse} steps of the edit were to run densely, which is the dense edit"
+            return run, self._dense(request, plan, base, reason)
         clock = Clock(self.stages.device)
         self._time_text(clock, request, plan.prompt)
-        generated, latents = self._run(
-            Thin(clock, self.recorded.caches, plan.stage_sites, self.packed), request, [plan]
-        )
-        return self._result(plan, base, generated, latents, "warm", None, clock)
+        timesteps = self.stages.timesteps(request.schedule)
+        thin = Thin(clock, run.caches, plan.stage_sites, self.packed, timesteps, kept)
+        way = Cold(Recording(clock, run.caches, self.moments, kept), thin)
+        generated, latents = self._run(way, request, [plan])
+        run.picture = generated
+        base = generated if base is None else base
+        return run, self._result(plan, base, generated, latents, "cold", _reason(way), clock)
 
     def alongside(self, request: Request, edits: Sequence[Edit]) -> tuple[Recorded, list[Result]]:
         """The original and its edits in one batch, with the memory of one step.
@@ -190,7 +208,8 @@ class SparseEditor:
                 results.append(self._dense(request, plan, base, self._too_large(plan)))
             else:
                 one = slice(row, row + 1)
-                results.append(self._result(plan, base, generated[one], latents[one], "alongside", None, clocks[row]))
+                clock, reason = clocks[row], _reason(way)
+                results.append(self._result(plan, base, generated[one], latents[one], "alongside", reason, clock))
         return whole, results
 
     def dense(self, request: Request, edit: Edit, original: Tensor | None = None) -> Result:
@@ -201,30 +220,37 @@ class SparseEditor:
         """
         plan = plan_edit(request, edit, self.policy)
         base = request.original if request.task == "inpaint" else original
-        self.stages.forget_texts()
+        for stages in filter(None, (self.stages, self.refiner)):
+            stages.forget_texts()
         return self._dense(request, plan, base, None)
 
     def _run(self, way: Way, request: Request, plans: Sequence[Plan]) -> tuple[Tensor, Tensor]:
         """Run the request's task on the plans' pictures in one batch -> generated pictures and their latents."""
         pictures = torch.cat([plan.picture for plan in plans])
         prompts = [plan.prompt for plan in plans]
-        common = (prompts, request.negative, request.schedule, request.seed, self.on_step)
+        maps = [plan.control for plan in plans if plan.control is not None]
+        control = Control(torch.cat(maps), request.control_scale) if maps else None
+        common = (prompts, request.negative, request.schedule, request.seed, self.on_step, control)
         with torch.inference_mode():
-            if request.task == "inpaint":
-                holes = torch.stack([self._latent_hole(plan) for plan in plans])
+            if isinstance(self.stages, PixelStages):
+                generated, latents = sdedit_pixels(
+                    self.stages, way, pictures, request.schedule, request.seed, self.on_step
+                )
+            elif request.task == "inpaint":
+                holes = torch.stack([plan.cells(self.stages.scale) for plan in plans])
                 generated, latents = inpaint(self.stages, way, pictures, holes, *common)
+            elif self.refiner is not None and request.refine_from is not None:
+                generated, latents = refine(self.stages, self.refiner, request.refine_from, way, pictures, *common)
             else:
                 generated, latents = sdedit(self.stages, way, pictures, *common)
         return generated.cpu(), latents
 
-    def _latent_hole(self, plan: Plan) -> Tensor:
-        """The hole [1, H, W] in whole latent cells, so that pipelines and sites mean the same cells."""
-        height, width = plan.hole.shape
-        if plan.sites.empty:
-            return torch.zeros(1, height, width)
-        level = plan.sites.level(self.stages.latent_size(height, width))
-        cells = (level.position >= 0).view(level.size).float()
-        return cells.repeat_interleave(self.stages.scale, 0).repeat_interleave(self.stages.scale, 1)[None]
+    def _kept(self, request: Request, count: int) -> tuple[int, ...] | None:
+        """The steps that are run densely when `count` of a schedule are; None when that is all of them."""
+        kept = steps_kept(self.stages.pipe.scheduler, count, request.schedule.calls)
+        if kept is not None and request.refine_from is not None:
+            raise SettingsError("with a refiner every step is run: leave out coarse and record_steps")
+        return kept
 
     def _too_large(self, plan: Plan) -> str | None:
         size = self.stages.latent_size(*plan.hole.shape)
@@ -242,8 +268,10 @@ class SparseEditor:
     def _dense(self, request: Request, plan: Plan, base: Tensor | None, reason: str | None) -> Result:
         clock = Clock(self.stages.device)
         self._time_text(clock, request, plan.prompt)
-        generated, latents = self._run(Dense(clock), request, [plan])
-        return self._result(plan, generated if base is None else base, generated, latents, "dense", reason, clock)
+        way = Dense(clock)
+        generated, latents = self._run(way, request, [plan])
+        base = generated if base is None else base
+        return self._result(plan, base, generated, latents, "dense", _reason(way, reason), clock)
 
     def _result(
         self, plan: Plan, base: Tensor, generated: Tensor, latents: Tensor, way: str, reason: str | None, clock: Clock
@@ -252,18 +280,19 @@ class SparseEditor:
         return Result(picture, generated, latents, plan.blend, way, reason, plan, clock)
 
     def _untouched(self, plan: Plan, request: Request) -> Result:
-        what = (
-            "the mask is empty"
-            if plan.mask_source == "user"
-            else (f"nothing differs from the original by more than {self.policy.threshold:g}")
-        )
-        original = request.original
-        reason = f"{what}; the original is returned"
+        difference = f"nothing differs from the original by more than {self.policy.threshold:g}"
+        what = "the mask is empty" if plan.mask_source == "user" else difference
+        original, reason = request.original, f"{what}; the original is returned"
         return Result(original, original, None, plan.blend, "none", reason, plan, Clock(self.stages.device))
 
     def _time_text(self, clock: Clock, request: Request, prompt: str) -> None:
         """Encode a prompt under the clock, unless its embeddings are at hand."""
-        if self.stages.knows_text(prompt, request.negative, request.schedule):
-            return
-        with torch.inference_mode(), clock.stage("text"):
-            self.stages.text([prompt], request.negative, request.schedule)
+        for stages in filter(None, (self.stages, self.refiner)):
+            if not stages.knows_text(prompt, request.negative, request.schedule):
+                with torch.inference_mode(), clock.stage("text"):
+                    stages.text([prompt], request.negative, request.schedule)
+
+
+def _reason(way: Way, reason: str | None = None) -> str | None:
+    """Why a result is what it is, with what its run has to say."""
+    return "; ".join(filter(None, (reason, *way.notes))) or None

@@ -51,6 +51,10 @@ class CacheError(SparseditError):
     """Remembered activations that do not fit what is asked of them."""
 
 
+class DamagedError(CacheError):
+    """A file of a recording that is not what was written, or is gone."""
+
+
 class ThresholdError(SparseditError):
     """Everything ran, and a required quality was not reached."""
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sparsedit.calibration import plan_dense_steps
 from sparsedit.errors import ManifestError, SettingsError
 from sparsedit.manifest import Case, Manifest, Variant
 from sparsedit.settings import Settings, resolve
@@ -37,7 +38,7 @@ class Job:
             "variant": variant.id,
             "prompts": [self.prompt, variant.prompt],
             "model": model,
-            "settings": self.settings.model_dump(exclude={"device"}),
+            "settings": self.settings.model_dump(exclude={"device", "cache", "cache_budget"}),
         }
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -66,7 +67,12 @@ def _jobs_of(
 ) -> Iterator[Job]:
     groups: dict[tuple[str, Settings], list[Variant]] = {}
     for variant in case.variants:
-        settings = resolve(preset_defaults, manifest.defaults, case.settings, variant.settings, config, flags)
+        own = (manifest.defaults, case.settings, variant.settings)
+        if any("cache" in layer for layer in own):
+            raise ManifestError(
+                "a manifest cannot say where recordings are written: use --cache or a configuration file"
+            )
+        settings = resolve(preset_defaults, *own, config, flags)
         _check(case, variant, settings)
         groups.setdefault((_prompt_of_original(case, variant, settings), settings), []).append(variant)
     for (prompt, settings), variants in groups.items():
@@ -84,5 +90,11 @@ def _check(case: Case, variant: Variant, settings: Settings) -> None:
         raise ManifestError(f"{where}: task sdedit needs an edited picture (inpaint needs a mask alone)")
     if settings.task == "inpaint" and variant.mask is None:
         raise ManifestError(f"{where}: task inpaint needs a mask")
+    if settings.keeps and settings.way != "warm":
+        raise ManifestError(f"{where}: a cache keeps recordings for way warm; way {settings.way} makes none to keep")
     if settings.steps is None or settings.strength is None or settings.guidance is None:
         raise SettingsError(f"{where}: this model has no preset, so steps, strength and guidance must be given")
+    try:
+        plan_dense_steps(settings)
+    except SettingsError as error:
+        raise SettingsError(f"{where}: {error}") from error

@@ -1,7 +1,7 @@
 """Masks: which pixels of a picture an edit changes.
 
 A mask is a bool tensor [H, W], true where pixels are edited. It is read from a file or found as the
-difference of two pictures, grown, and feathered into a blend. What becomes of it at the resolutions inside a
+difference of two pictures, and feathered into a blend. What becomes of it at the resolutions inside a
 model is `sparsedit.sparse.SitePyramid`'s matter.
 """
 
@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy import ndimage
 
 from sparsedit.errors import InputError
@@ -78,18 +77,6 @@ def difference(a: torch.Tensor, b: torch.Tensor, threshold: float) -> torch.Tens
         sizes = [f"{picture.shape[-1]}x{picture.shape[-2]}" for picture in (a, b)]
         raise InputError(f"The original is {sizes[0]} pixels and the edited picture {sizes[1]}; they must agree.")
     return (a - b).abs().amax(dim=1)[0] > threshold
-
-
-def dilate(mask: torch.Tensor, px: int) -> torch.Tensor:
-    """The mask [H, W] grown by a square: active within `px` pixels, diagonals included, of an active one."""
-    if px == 0:
-        return mask
-    rows, columns = (min(px, length) for length in mask.shape)
-    grown = mask[None, None].float()
-    # A square is a column of rows: two passes of 2 px + 1 instead of one of its square.
-    grown = F.max_pool2d(grown, (2 * rows + 1, 1), stride=1, padding=(rows, 0))
-    grown = F.max_pool2d(grown, (1, 2 * columns + 1), stride=1, padding=(0, columns))
-    return grown[0, 0].bool()
 
 
 def feather(mask: torch.Tensor, px: int) -> torch.Tensor:

@@ -12,20 +12,28 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sparsedit.control import control_map, moved
 from sparsedit.errors import InputError
 from sparsedit.images import to_tensor
-from sparsedit.masks import difference, dilate, edit_ratio, feather
+from sparsedit.masks import difference, edit_ratio, feather
 from sparsedit.settings import MaskPolicy
-from sparsedit.sparse import SitePyramid
+from sparsedit.sparse import SitePyramid, dilate
 from sparsedit.stages import Schedule
 
 Picture = Image.Image | Tensor
 """An RGB image, or a float tensor [1, 3, H, W] in [-1, 1]."""
 
+DENOISING = ("controlnet", "unet", "refiner")
+"""The stages that work on latents; they share their sites."""
+
 
 @dataclass(frozen=True)
 class Request:
-    """An original and how it is processed; every edit of it shares these."""
+    """An original and how it is processed; every edit of it shares these.
+
+    `control` is the original's map for a ControlNet, where there is one, and `control_scale` how much that counts;
+    `refine_from` the share of the way down the noise from which a refiner goes on, where there is one.
+    """
 
     original: Tensor
     prompt: str
@@ -33,6 +41,9 @@ class Request:
     task: str
     schedule: Schedule
     seed: int
+    control: Tensor | None = None
+    control_scale: float = 0.5
+    refine_from: float | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,8 @@ class Edit:
 @dataclass(frozen=True)
 class Plan:
     """An edit made ready: what goes in, where it was edited (`changed`), what is computed (`hole`), what may change
-    (`blend`); masks are bool [H, W]. `stage_sites` holds the active sites of encoder, UNet and decoder."""
+    (`blend`); masks are bool [H, W]. `stage_sites` holds the active sites of every stage but text. `control` is the
+    picture's map for a ControlNet, and `control_changed` where it is not the original's, which is in the hole too."""
 
     picture: Tensor
     prompt: str
@@ -57,11 +69,22 @@ class Plan:
     stage_sites: Mapping[str, SitePyramid]
     edit_ratio: float
     mask_source: str
+    control: Tensor | None = None
+    control_changed: Tensor | None = None
 
     @property
     def sites(self) -> SitePyramid:
         """The active sites of the UNet."""
         return self.stage_sites["unet"]
+
+    def cells(self, scale: int) -> Tensor:
+        """The hole [1, H, W] in whole cells of `scale` pixels, so that pipelines and sites mean the same ones."""
+        height, width = self.hole.shape
+        if self.sites.empty:
+            return torch.zeros(1, height, width)
+        level = self.sites.level((height // scale, width // scale))
+        cells = (level.position >= 0).view(level.size).float()
+        return cells.repeat_interleave(scale, 0).repeat_interleave(scale, 1)[None]
 
 
 def plan_edit(request: Request, edit: Edit, policy: MaskPolicy) -> Plan:
@@ -85,7 +108,9 @@ def plan_edit(request: Request, edit: Edit, policy: MaskPolicy) -> Plan:
     else:
         changed = edit.mask
         picture = torch.where(changed, picture, original)
-    hole = dilate(changed, policy.grow)
+    control, control_changed = _control(request, picture, changed)
+    reached = changed if control_changed is None else changed | control_changed
+    hole = dilate(reached, policy.grow)
     return Plan(
         picture=picture,
         prompt=request.prompt if edit.prompt is None else edit.prompt,
@@ -95,21 +120,36 @@ def plan_edit(request: Request, edit: Edit, policy: MaskPolicy) -> Plan:
         stage_sites=stage_sites(hole, policy),
         edit_ratio=edit_ratio(changed),
         mask_source="difference" if edit.mask is None else "user",
+        control=control,
+        control_changed=control_changed,
     )
+
+
+def _control(request: Request, picture: Tensor, changed: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """The edit's map for a ControlNet, and where it differs from the original's: edges may begin far from a stroke.
+
+    Differences below the threshold, which a file's compression leaves everywhere, draw no edges of their own.
+    """
+    if request.control is None or not changed.any():
+        return request.control, None
+    control = control_map(torch.where(changed, picture, request.original))
+    return control, moved(control, request.control)
 
 
 def stage_sites(hole: Tensor, policy: MaskPolicy) -> dict[str, SitePyramid]:
     """The sites of every stage. The VAE's reach further: what changes spreads a little at each of its resolutions."""
     sites = SitePyramid.from_mask(hole, level_dilation=policy.level_dilation)
     around = SitePyramid.from_mask(dilate(hole, policy.vae_margin), level_dilation=policy.level_dilation)
-    return {"encoder": around, "unet": sites, "decoder": around}
+    return {"encoder": around} | dict.fromkeys(DENOISING, sites) | {"decoder": around}
 
 
 def plan_nothing(request: Request) -> Plan:
     """The original as a plan in which nothing changes."""
     nothing = torch.zeros(request.original.shape[-2:], dtype=torch.bool)
-    sites = dict.fromkeys(("encoder", "unet", "decoder"), SitePyramid(nothing))
-    return Plan(request.original, request.prompt, nothing, nothing, nothing, sites, 0.0, "none")
+    sites = dict.fromkeys(("encoder", *DENOISING, "decoder"), SitePyramid(nothing))
+    return Plan(
+        request.original, request.prompt, nothing, nothing, nothing, sites, 0.0, "none", control=request.control
+    )
 
 
 def composite(base: Tensor, generated: Tensor, mask: Tensor, feather_px: int) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 from sparsedit.errors import InputError
 
 SCHEMA = 1
-STAGES = ("text", "encoder", "unet", "decoder")
+STAGES = ("text", "encoder", "controlnet", "unet", "refiner", "decoder")
 
 Record = dict[str, Any]
 

@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from sparsedit.errors import SettingsError, sentences
+from sparsedit.errors import SettingsError, sentences, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +42,25 @@ POLICIES = {
 }
 
 
+_UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def _budget(size: str) -> str:
+    if not re.fullmatch(rf"\d+(\.\d+)? ?({'|'.join(_UNITS)})", size):
+        raise ValueError(f"must be a number of {', '.join(_UNITS)}, as in 8GB, not {size!r}")
+    return size
+
+
 def _device(name: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", name):
         raise ValueError(f"must be 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps', not {name!r}")
     return name
+
+
+def _coarse(count: object) -> object:
+    if count is None or count == "auto" or (type(count) is int and count >= 2):
+        return count
+    raise ValueError(f"must be a whole number from 2 on or 'auto', not {shown(count)}")
 
 
 Pixels = Annotated[int, Field(ge=0)]
@@ -59,7 +74,14 @@ class Settings(BaseModel):
     under its own prompt or the edit's: by default its own for sdedit, where its picture is kept outside the mask, and
     the edit's for inpaint, where the photo is. `norm` says whether group norms keep the original's statistics or follow
     the edit's. `threshold`, `grow`, `level_dilation`, `feather` and `vae_margin` override those of
-    `policy` one by one (see `MaskPolicy`). `lora` and `vae` name what is loaded into the model and instead of its VAE.
+    `policy` one by one (see `MaskPolicy`). `lora` and `vae` name what is loaded into the model and instead of its VAE,
+    `controlnet` what shows the edges of the picture to the UNet, `control_scale` saying how much that counts, and
+    `refiner` the model that goes on from the base at `refine_from` of the way from noise to picture.
+    `coarse` is how many steps a cold edit makes densely, `record_steps` how many of an original's are recorded for warm
+    ones; `fidelity` asks for a PSNR in dB against the dense edit instead, as does `coarse: auto`. Where no way is said,
+    `coarse` means `way: cold` and `record_steps` `way: warm`.
+    `cache` is a folder for recordings, `cache_budget` the most they may take in memory, `cache_precision` and
+    `cache_rows` what is kept of them; each of the four means `way: warm` where no way is said.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
@@ -70,7 +92,10 @@ class Settings(BaseModel):
     guidance: Annotated[float, Field(ge=0)] | None = None
     negative_prompt: str = ""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    way: Literal["alongside", "warm"] = "alongside"
+    way: Literal["alongside", "warm", "cold"] = "alongside"
+    coarse: Annotated[int | Literal["auto"] | None, BeforeValidator(_coarse)] = None
+    record_steps: Annotated[int, Field(ge=2)] | None = None
+    fidelity: Annotated[float, Field(gt=0)] | None = None
     context: Literal["original", "self"] | None = None
     norm: Literal["original", "updated"] = "original"
     dense: bool = True
@@ -83,8 +108,18 @@ class Settings(BaseModel):
     device: Annotated[str, AfterValidator(_device)] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     weights: Literal["real", "random"] = "real"
+    offload: Literal["none", "model", "sequential", "auto"] = "none"
     lora: str | None = None
     vae: str | None = None
+    scheduler: Literal["euler", "euler-a", "dpm++-2m", "ddim", "lcm"] | None = None
+    controlnet: str | None = None
+    control_scale: Annotated[float, Field(gt=0, le=2)] = 0.5
+    refiner: str | None = None
+    refine_from: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    cache: str | None = None
+    cache_budget: Annotated[str, AfterValidator(_budget)] | None = None
+    cache_precision: Literal["native", "int8"] = "native"
+    cache_rows: Literal["all", "halo"] = "all"
 
     @model_validator(mode="before")
     @classmethod
@@ -98,6 +133,25 @@ class Settings(BaseModel):
     def calls(self) -> int:
         """Denoising steps that really run; 0 where steps or strength are not said."""
         return effective_steps(self.steps or 0, self.strength or 0.0)
+
+    @property
+    def budget_bytes(self) -> int | None:
+        """`cache_budget` as a number."""
+        if self.cache_budget is None:
+            return None
+        return int(float(self.cache_budget[:-2]) * _UNITS[self.cache_budget[-2:]])
+
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is said of how recordings are kept."""
+        return any(name.startswith("cache") for name in self.said())
+
+    @property
+    def implied_way(self) -> str:
+        """The way where none is said."""
+        if self.coarse is not None:
+            return "cold"
+        return "warm" if self.keeps or self.record_steps is not None else "alongside"
 
     def said(self) -> dict[str, Any]:
         """The settings that were given, without the defaults."""
@@ -130,4 +184,7 @@ def resolve(preset_defaults: Mapping[str, Any], *layers: Mapping[str, Any]) -> S
             faults += sentences(error, Settings)
     if faults:
         raise SettingsError("\n".join(dict.fromkeys(faults)))
-    return Settings.model_validate(said)
+    settings = Settings.model_validate(said)
+    if settings.implied_way == settings.way:
+        return settings
+    return Settings.model_validate({"way": settings.implied_way} | said)

@@ -7,30 +7,42 @@ decoder can each be run densely or thinly and be timed apart. Pictures are float
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
+from sparsedit.control import Control, controlled
 from sparsedit.errors import InputError, ModelError, SettingsError
+from sparsedit.noise import draw
 from sparsedit.settings import effective_steps
+from sparsedit.skipping import skipping
 
 OnStep = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How many steps a schedule has, the share of it that is run, and the scale of classifier-free guidance."""
+    """How many steps a schedule has, the share of it that is run, and the scale of classifier-free guidance.
+
+    Of noise that falls from 1 to 0, `until` says at which share of the way the last step is made (a base that a
+    refiner follows), `since` at which the first one is (the refiner, whose `strength` then says nothing).
+    Of the steps that are run only those numbered in `kept` are taken, where it is given.
+    """
 
     steps: int
     strength: float
     guidance: float
+    since: float | None = None
+    until: float | None = None
+    kept: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.calls == 0:
@@ -43,10 +55,6 @@ class Schedule:
     def calls(self) -> int:
         """Denoising steps that really run."""
         return effective_steps(self.steps, self.strength)
-
-    @property
-    def guided(self) -> bool:
-        return self.guidance > 1
 
 
 @dataclass(frozen=True)
@@ -63,12 +71,13 @@ class Stages:
         if not all(hasattr(pipe, part) for part in ("vae", "unet", "scheduler", "encode_prompt")):
             raise ModelError(f"{type(pipe).__name__} cannot be edited with: it needs a UNet, a VAE and a text encoder")
         self.pipe = cast(Any, pipe)
-        self.image_to_image: Any = AutoPipelineForImage2Image.from_pipe(pipe)
-        self.inpainting: Any = AutoPipelineForInpainting.from_pipe(pipe)
+        self.image_to_image: Any = AutoPipelineForImage2Image.from_pipe(pipe, controlnet=None)
+        self.inpainting: Any = AutoPipelineForInpainting.from_pipe(pipe, controlnet=None)
         for derived in (self.image_to_image, self.inpainting):
             derived.set_progress_bar_config(disable=True)
         self.vae: Any = self.pipe.vae
         self.unet: nn.Module = self.pipe.unet
+        self.controlnet: nn.Module | None = getattr(pipe, "controlnet", None)
         self.scale = int(self.pipe.vae_scale_factor)
         self._texts: dict[tuple[str, str, bool], tuple[Tensor | None, ...]] = {}
         if self.vae.dtype == torch.float16 and self.vae.config.get("force_upcast", False):
@@ -83,11 +92,42 @@ class Stages:
         """Input channels of the UNet: 4, or 9 for an inpainting model."""
         return int(self.pipe.unet.config.in_channels)
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What can be done with it: a model that is told the hole can do nothing else."""
+        return ("sdedit", "inpaint") if self.channels == 4 else ("inpaint",)
+
+    @property
+    def divisible(self) -> bool:
+        """Whether the schedule can be left to another model midway."""
+        return "denoising_start" in inspect.signature(self.image_to_image.__call__).parameters
+
+    def guided(self, schedule: Schedule) -> bool:
+        """Whether a call has two rows a picture. A UNet that takes the scale as an embedding (LCM) needs only one."""
+        return schedule.guidance > 1 and self.pipe.unet.config.time_cond_proj_dim is None
+
     def calls(self, schedule: Schedule) -> int:
         """How often the UNet is called: once a step, but for schedulers that repeat timesteps or look at each twice."""
+        if schedule.kept is not None:
+            return len(schedule.kept)
         scheduler = copy.deepcopy(self.pipe.scheduler)
         scheduler.set_timesteps(schedule.steps)
-        return len(scheduler.timesteps[(schedule.steps - schedule.calls) * scheduler.order :])
+        timesteps = scheduler.timesteps
+        levels = scheduler.config.num_train_timesteps
+        if schedule.since is not None:
+            calls = int((timesteps < round(levels * (1 - schedule.since))).sum())
+            return calls + (scheduler.order == 2 and calls % 2 == 0)
+        timesteps = timesteps[(schedule.steps - schedule.calls) * scheduler.order :]
+        if schedule.until is not None:
+            timesteps = timesteps[timesteps >= round(levels * (1 - schedule.until))]
+        return len(timesteps)
+
+    def timesteps(self, schedule: Schedule) -> list[float]:
+        """The timesteps of all steps that are run, `kept` or not."""
+        scheduler = copy.deepcopy(self.pipe.scheduler)
+        scheduler.set_timesteps(schedule.steps)
+        timesteps: list[float] = scheduler.timesteps[(schedule.steps - schedule.calls) * scheduler.order :].tolist()
+        return timesteps
 
     def check_size(self, height: int, width: int) -> None:
         """Raise InputError for pictures whose sides the VAE cannot divide; sizes are never snapped silently."""
@@ -102,19 +142,19 @@ class Stages:
 
     def text(self, prompts: Sequence[str], negative: str, schedule: Schedule) -> Text:
         """Embeddings of the prompts, in order; each prompt's is computed on its own, once."""
-        rows = [self._text(prompt, negative, schedule.guided) for prompt in prompts]
+        rows = [self._text(prompt, negative, self.guided(schedule)) for prompt in prompts]
         names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
         columns = zip(names, zip(*rows, strict=True), strict=False)
         return Text({name: torch.cat(column) for name, column in columns if column[0] is not None})
 
     def knows_text(self, prompt: str, negative: str, schedule: Schedule) -> bool:
         """Whether the embeddings of a prompt are at hand already."""
-        return (prompt, negative, schedule.guided) in self._texts
+        return (prompt, negative, self.guided(schedule)) in self._texts
 
     def texts_per_prompt(self, negative: str, schedule: Schedule) -> int:
         """How many texts a prompt takes to encode: itself, and its negative where guidance needs one."""
         zeros = self.pipe.config.get("force_zeros_for_empty_prompt", False) and not negative
-        return 2 if schedule.guided and not zeros else 1
+        return 2 if self.guided(schedule) and not zeros else 1
 
     def forget_texts(self) -> None:
         """Encode every prompt anew from here on."""
@@ -125,17 +165,28 @@ class Stages:
         encoded = self.vae.encode(pictures.to(self.device, self.vae.dtype))
         if hasattr(encoded, "latent_dist"):
             posterior = encoded.latent_dist
-            latents = posterior.mean + posterior.std * self._draw(posterior.mean, noise)
+            latents = posterior.mean + posterior.std * draw(posterior.mean, noise)
         else:
             latents = encoded.latents
         mean, std = self._latent_statistics(latents)
         return ((latents - mean) * self.vae.config.scaling_factor / std).to(self.unet.dtype)
 
     def denoise(
-        self, latents: Tensor, text: Text, schedule: Schedule, noise: list[torch.Generator], on_step: OnStep
+        self,
+        latents: Tensor,
+        text: Text,
+        schedule: Schedule,
+        noise: list[torch.Generator],
+        on_step: OnStep,
+        control: Control | None = None,
     ) -> Tensor:
-        """SDEdit's loop: noise the latents [P, 4, h, w] to `strength`, then denoise them (stock img2img)."""
-        return self._run(self.image_to_image, text, schedule, noise, on_step, image=latents)
+        """SDEdit's loop: noise the latents [P, 4, h, w] to `strength`, then denoise them (stock img2img).
+
+        With `since` in the schedule they are taken to be as noisy as they are at its beginning.
+        """
+        parts = {"denoising_start": schedule.since, "denoising_end": schedule.until}
+        said = {name: share for name, share in parts.items() if share is not None}
+        return self._run(self.image_to_image, text, schedule, noise, on_step, control, image=latents, **said)
 
     def denoise_masked(
         self,
@@ -146,6 +197,7 @@ class Stages:
         schedule: Schedule,
         noise: list[torch.Generator],
         on_step: OnStep,
+        control: Control | None = None,
     ) -> Tensor:
         """Inpainting's loop (stock): `holes` [P, 1, H, W], 1 where the picture is made anew.
 
@@ -156,17 +208,27 @@ class Stages:
         height, width = holes.shape[-2:]
         masked_latents = latents if masked_latents is None else masked_latents
         return self._run(
-            self.inpainting, text, schedule, noise, on_step,
+            self.inpainting, text, schedule, noise, on_step, control,
             image=latents, mask_image=holes, masked_image_latents=masked_latents, height=height, width=width,
         )  # fmt: skip
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents [P, 4, h, w] -> pictures [P, 3, H, W] in float32, clamped to [-1, 1]."""
-        latents = latents.to(self.vae.dtype)
+        latents = latents.to(self.decoder_dtype)
         mean, std = self._latent_statistics(latents)
         latents = latents * std / self.vae.config.scaling_factor + mean
         decoded: Tensor = self.vae.decode(latents, return_dict=False)[0]
         return decoded.float().clamp(-1, 1)
+
+    @property
+    def decoder_dtype(self) -> torch.dtype:
+        return next(self.vae.decoder.parameters()).dtype
+
+    def set_decoder_dtype(self, dtype: torch.dtype) -> None:
+        """Let the VAE decode, and only decode, in another precision."""
+        for part in (self.vae.decoder, getattr(self.vae, "post_quant_conv", None)):
+            if part is not None:
+                part.to(dtype)
 
     def _text(self, prompt: str, negative: str, guided: bool) -> tuple[Tensor | None, ...]:
         key = (prompt, negative, guided)
@@ -186,14 +248,15 @@ class Stages:
         mean, std = config.get("latents_mean") or [0.0], config.get("latents_std") or [1.0]
         return like.new_tensor(mean).view(1, -1, 1, 1), like.new_tensor(std).view(1, -1, 1, 1)
 
-    def _draw(self, like: Tensor, noise: list[torch.Generator]) -> Tensor:
-        shape = (1, *like.shape[1:])
-        return torch.cat(
-            [randn_tensor(shape, generator=generator, device=like.device, dtype=like.dtype) for generator in noise]
-        )
-
     def _run(
-        self, pipe: Any, text: Text, schedule: Schedule, noise: list[torch.Generator], on_step: OnStep, **inputs: Any
+        self,
+        pipe: Any,
+        text: Text,
+        schedule: Schedule,
+        noise: list[torch.Generator],
+        on_step: OnStep,
+        control: Control | None,
+        **inputs: Any,
     ) -> Tensor:
         calls = self.calls(schedule)
 
@@ -201,22 +264,35 @@ class Stages:
             on_step(index + 1, calls)
             return state
 
-        latents: Tensor = pipe(
-            **text.embeddings,
-            **inputs,
-            num_inference_steps=schedule.steps,
-            strength=schedule.strength,
-            guidance_scale=schedule.guidance,
-            generator=noise,
-            output_type="latent",
-            callback_on_step_end=stepped,
-        ).images
+        with self._controlled(control, schedule), self._shortened(pipe, schedule):
+            latents: Tensor = pipe(
+                **text.embeddings,
+                **inputs,
+                num_inference_steps=schedule.steps,
+                strength=schedule.strength,
+                guidance_scale=schedule.guidance,
+                generator=noise,
+                output_type="latent",
+                callback_on_step_end=stepped,
+            ).images
+        refuse_not_finite(latents)
         return latents
 
+    def _shortened(self, pipe: Any, schedule: Schedule) -> AbstractContextManager[None]:
+        if schedule.kept is None:
+            return nullcontext()
+        return skipping(pipe, schedule.steps - schedule.calls, schedule.kept)
 
-def generators(count: int, seed: int) -> list[torch.Generator]:
-    """One generator per picture, all in the same state: the pictures of a case share their noise.
+    def _controlled(self, control: Control | None, schedule: Schedule) -> AbstractContextManager[None]:
+        if control is None or self.controlnet is None:
+            return nullcontext()
+        return controlled(self.unet, self.controlnet, control, 2 if self.guided(schedule) else 1)
 
-    They live on the CPU whatever the device, so that a seed means the same noise everywhere.
-    """
-    return [torch.Generator("cpu").manual_seed(seed) for _ in range(count)]
+
+def refuse_not_finite(latents: Tensor) -> None:
+    """Raise ModelError for latents with an infinity or no number in them."""
+    if not bool(latents.isfinite().all()):
+        raise ModelError(
+            f"denoising in {str(latents.dtype).removeprefix('torch.')} led to latents that are not numbers; "
+            "use --dtype bfloat16 or float32, or another --vae"
+        )

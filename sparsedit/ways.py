@@ -1,4 +1,4 @@
-"""The ways a stage can run: densely, remembering, thinly, or the original and its variants in lockstep.
+"""The ways a stage can run: densely, remembering, thinly, first coarse and then thin, or in lockstep with an original.
 
 A way is handed to a task, which asks it for the context `around` each model it calls. The task's page reads the
 same whatever the way.
@@ -8,70 +8,151 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 
 from torch import nn
 
 from sparsedit.measure.clock import Clock
-from sparsedit.sparse import ActivationCache, PackedWeights, SitePyramid, alongside, record, sparse
+from sparsedit.sparse import (
+    ActivationCache,
+    InterpolatedCache,
+    PackedWeights,
+    SitePyramid,
+    alongside,
+    record,
+    sparse,
+)
+from sparsedit.sparse.cache import Remembered
+from sparsedit.stages import Schedule
+
+DENOISING = ("unet", "controlnet")
+"""Stages that are called once a step."""
 
 
 class Way(ABC):
-    """How the models of one run are called. `clock` collects the seconds of each stage."""
+    """How the models of one run are called.
+
+    `clock` collects the seconds of each stage, `notes` what its user should be told of the run.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
+        self.notes: list[str] = []
+
+    def passes(self, schedule: Schedule) -> Iterator[Schedule]:
+        """The schedules over which a task denoises, each from the same start; what the last one yields counts."""
+        yield schedule
+
+    @contextmanager
+    def around(self, stage: str, model: nn.Module) -> Iterator[None]:
+        """The context in which a task calls `model` for `stage`: one sample of the clock."""
+        with self.clock.stage(stage), self.engaged(stage, model):
+            yield
+
+    @contextmanager
+    def beside(self, stage: str, model: nn.Module | None) -> Iterator[None]:
+        """As `around`, for a model that is called within another stage, such as a ControlNet: a sample for each call.
+
+        Without a model nothing happens.
+        """
+        if model is None:
+            yield
+            return
+        with self.clock.calls(stage, model), self.engaged(stage, model):
+            yield
 
     @abstractmethod
-    def around(self, stage: str, model: nn.Module) -> AbstractContextManager[None]:
-        """The context in which a task calls `model` for `stage`."""
+    def engaged(self, stage: str, model: nn.Module) -> AbstractContextManager[object]:
+        """The context in which calls of `model` run in this way, untimed."""
 
 
 class Dense(Way):
     """The stock model."""
 
-    def around(self, stage: str, model: nn.Module) -> AbstractContextManager[None]:
-        return self.clock.stage(stage)
+    def engaged(self, stage: str, model: nn.Module) -> AbstractContextManager[object]:
+        return nullcontext()
 
 
 class Recording(Way):
-    """The stock model, remembered in one cache per stage."""
-
-    def __init__(self, clock: Clock, caches: dict[str, ActivationCache], moments: bool = False) -> None:
-        super().__init__(clock)
-        self.caches = caches
-        self.moments = moments
-
-    @contextmanager
-    def around(self, stage: str, model: nn.Module) -> Iterator[None]:
-        cache = self.caches.setdefault(stage, ActivationCache())
-        with self.clock.stage(stage), record(model, cache, moments=self.moments):
-            yield
-
-
-class Thin(Way):
-    """The active sites of each stage alone, on what a recording left."""
+    """The stock model, remembered in one cache per stage; of the steps only the `kept` ones are made, where given."""
 
     def __init__(
         self,
         clock: Clock,
         caches: dict[str, ActivationCache],
+        moments: bool = False,
+        kept: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__(clock)
+        self.caches = caches
+        self.moments = moments
+        self.kept = kept
+
+    def passes(self, schedule: Schedule) -> Iterator[Schedule]:
+        yield replace(schedule, kept=self.kept)
+
+    def engaged(self, stage: str, model: nn.Module) -> AbstractContextManager[object]:
+        return record(model, self.caches.setdefault(stage, ActivationCache()), moments=self.moments)
+
+
+class Thin(Way):
+    """The active sites of each stage alone, on what a recording left.
+
+    A recording of some of `timesteps` is one of the `kept` ones; what the others would have left is interpolated.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        caches: Mapping[str, ActivationCache],
         sites: Mapping[str, SitePyramid],
         packed: PackedWeights | None = None,
+        timesteps: Sequence[float] = (),
+        kept: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__(clock)
         self.caches = caches
         self.sites = sites
         self.packed = packed
+        self.timesteps = timesteps
+        self.kept = kept
 
-    @contextmanager
-    def around(self, stage: str, model: nn.Module) -> Iterator[None]:
-        with self.clock.stage(stage), sparse(model, self.caches[stage], self.sites[stage], packed=self.packed):
-            yield
+    def engaged(self, stage: str, model: nn.Module) -> AbstractContextManager[object]:
+        cache: Remembered = self.caches[stage]
+        if self.kept is not None and stage in DENOISING:
+            cache = InterpolatedCache(self.caches[stage], self.timesteps, self.kept)
+        return sparse(model, cache, self.sites[stage], packed=self.packed)
+
+
+class Cold(Way):
+    """An edit without an original: `recording` makes its coarse steps, `thin` then all of them at the edited sites.
+
+    Encoder and decoder run once, densely.
+    """
+
+    def __init__(self, recording: Recording, thin: Thin) -> None:
+        super().__init__(recording.clock)
+        self.recording = recording
+        self.thin = thin
+        self.dense = Dense(recording.clock)
+        self.running: Way = self.dense
+
+    def passes(self, schedule: Schedule) -> Iterator[Schedule]:
+        self.running = self.recording
+        yield from self.recording.passes(schedule)
+        self.running = self.thin
+        yield schedule
+        self.running = self.dense
+
+    def engaged(self, stage: str, model: nn.Module) -> AbstractContextManager[object]:
+        return self.running.engaged(stage, model)
 
 
 class Lockstep(Way):
     """An original and its variants in one batch; `clocks` holds one clock per picture, the original's first.
+
+    Variants that run together share their seconds evenly.
 
     `caches` are there to be asked how large they grew; they hold no step after their call.
     """
@@ -92,8 +173,23 @@ class Lockstep(Way):
 
     @contextmanager
     def around(self, stage: str, model: nn.Module) -> Iterator[None]:
-        def observe(row: int) -> AbstractContextManager[None]:
-            return self.clocks[row].stage(stage)
+        with self.engaged(stage, model):  # its rows have clocks of their own
+            yield
+
+    @contextmanager
+    def beside(self, stage: str, model: nn.Module | None) -> Iterator[None]:
+        with nullcontext() if model is None else self.engaged(stage, model):
+            yield
+
+    @contextmanager
+    def engaged(self, stage: str, model: nn.Module) -> Iterator[None]:
+        @contextmanager
+        def observe(rows: Sequence[int]) -> Iterator[None]:
+            clock = Clock(self.clock.device)
+            with clock.stage(stage):
+                yield
+            for row in rows:
+                self.clocks[row].add(stage, clock.seconds(stage) / len(rows))
 
         sites = [by_stage[stage] for by_stage in self.sites]
         with alongside(model, sites, observe, packed=self.packed, moments=self.moments) as cache:

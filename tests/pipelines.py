@@ -8,6 +8,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     AutoencoderTiny,
+    ControlNetModel,
     DDIMScheduler,
     DEISMultistepScheduler,
     EulerAncestralDiscreteScheduler,
@@ -21,6 +22,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from sparsedit.errors import ModelError
+from sparsedit.models.loading import with_controlnet
 from sparsedit.models.presets import PRESETS, Preset, get_preset
 
 
@@ -119,6 +121,17 @@ def tiny_sd21() -> StableDiffusionPipeline:
     config = {"use_linear_projection": True, "attention_head_dim": (2, 4), "upcast_attention": True}
     scheduler = DDIMScheduler.from_config(DDIM.config, prediction_type="v_prediction")
     return _sd(UNet2DConditionModel(**SD_UNET | config), tiny_vae_kl(), scheduler, act="gelu")
+
+
+def controlled(pipe: Any) -> Any:
+    """The pipeline with a ControlNet, whose residuals are as large as a trained one's."""
+    torch.manual_seed(1)
+    net = ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=(8, 8, 12, 16))
+    for layer in (*net.controlnet_down_blocks, net.controlnet_mid_block, net.controlnet_cond_embedding.conv_out):
+        torch.nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5)
+    controlled = with_controlnet(pipe, net.eval())
+    controlled.set_progress_bar_config(disable=True)
+    return controlled
 
 
 def tiny_sdxs() -> StableDiffusionPipeline:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsedit.errors import EngineError
-from sparsedit.sparse import alongside
+from sparsedit.sparse import SitePyramid, alongside
 from sparsedit.sparse.rows import map_tensors
 from tests.engine import edited, model_of, outputs, recorded, relative_error, same_bits, sites_of, size_of
 from tests.families import FAMILIES, TEXT, Inputs, noise
@@ -112,15 +112,24 @@ def test_a_batch_that_does_not_divide_is_refused() -> None:
         model_of("custom")(**inputs)
 
 
-def test_an_observer_is_entered_around_the_work_of_each_row() -> None:
-    seen: list[str] = []
+def worked(pictures: list[Inputs], sites: list[SitePyramid], **options: Any) -> list[list[int]]:
+    """The rows whose work an observer was entered around, in turn."""
+    seen: list[list[int]] = []
 
     @contextmanager
-    def observe(row: int) -> Iterator[None]:
-        seen.append(f"enter {row}")
+    def observe(rows: Sequence[int]) -> Iterator[None]:
+        seen.append([])
         yield
-        seen.append(f"leave {row}")
+        seen[-1] += sorted(rows)
 
-    with alongside(model_of("custom"), [sites_of("block", (16, 24))], observe):
-        model_of("custom")(**FAMILIES["custom"].inputs(4, (16, 24), 5))
-    assert seen == ["enter 0", "leave 0", "enter 1", "leave 1"]
+    with alongside(model_of("sdxl"), sites, observe, **options):
+        model_of("sdxl")(**interleaved(pictures))
+    return seen
+
+
+def test_variants_that_share_all_but_their_pixels_run_together() -> None:
+    pictures, sites = pictures_of("sdxl", 2), [sites_of(kind, size_of("sdxl", "even")) for kind in KINDS]
+    assert worked(pictures, sites) == [[0], [1, 3], [2]]
+    nothing = SitePyramid.from_mask(torch.zeros(size_of("sdxl", "even"), dtype=torch.bool))
+    assert worked(pictures, [sites[0], sites[1], nothing]) == [[0], [1], [2], [3]]
+    assert worked(pictures, sites, moments=True) == [[0], [1], [2], [3]]  # norms count each variant's sites apart

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparsedit.editor import Result, SparseEditor
+from sparsedit.editor import SparseEditor
 from sparsedit.images import load_image
 from sparsedit.jobs import Job, plan_jobs
 from sparsedit.manifest import load_manifest
 from sparsedit.models.loading import load_pipeline
 from sparsedit.models.presets import get_preset
 from sparsedit.plan import Edit
+from sparsedit.results import Result
 
 pytestmark = pytest.mark.slow
 MANIFEST = Path(__file__).parents[1] / "manifests" / "demo.yaml"

@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from benchmarks.unet_call import BATCH, HEIGHT, WIDTH, cases, random_conditions
-from sparsedit.masks import dilate
 from sparsedit.measure.twin import Twin
 from sparsedit.models.presets import get_preset
 from sparsedit.models.random import random_model, random_pipeline
 from sparsedit.settings import POLICIES
-from sparsedit.sparse import ActivationCache, SitePyramid, record, sparse
+from sparsedit.sparse import ActivationCache, SitePyramid, dilate, record, sparse
 from sparsedit.stages import Stages
 
 DATA = Path(os.environ.get("SPARSEDIT_SIGE_DATA", Path(__file__).parents[2] / "shared" / "cases" / "sige"))

@@ -17,7 +17,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from sparsedit.errors import InputError
-from sparsedit.masks import difference, dilate, edit_ratio, feather, load_mask
+from sparsedit.masks import difference, edit_ratio, feather, load_mask
+from sparsedit.sparse import dilate
 
 masks = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12)).map(torch.from_numpy)
 widths = st.integers(0, 6)

@@ -9,10 +9,16 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    ControlNetModel,
+    StableDiffusionXLControlNetPipeline,
+    StableDiffusionXLPipeline,
+)
 
 from sparsedit.errors import ModelError
-from sparsedit.models.loading import load_model
+from sparsedit.models.loading import load_pipeline
 from sparsedit.models.presets import PRESETS, Part
 from tests.pipelines import tiny_sd15, tiny_sdxl, tiny_vae_kl, tiny_vae_taesd
 
@@ -45,7 +51,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def load(folders: Path, **parts: str) -> Any:
-    return load_model(str(folders / "model"), dtype="float32", device="cpu", **parts)
+    return load_pipeline(str(folders / "model"), dtype="float32", device="cpu", **parts)
 
 
 def refused(folders: Path, **parts: str) -> str:
@@ -58,7 +64,7 @@ def refused(folders: Path, **parts: str) -> str:
 class TestVae:
     @pytest.mark.parametrize(("name", "kind"), [("tiny", AutoencoderTiny), ("kl", AutoencoderKL)])
     def test_takes_the_place_of_the_models_own(self, folders: Path, name: str, kind: type) -> None:
-        pipe = load(folders, vae=str(folders / name)).pipe
+        pipe = load(folders, vae=str(folders / name))
         saved = kind.from_pretrained(folders / name)
         assert type(pipe.vae) is kind
         assert all(torch.equal(weight, pipe.vae.state_dict()[key]) for key, weight in saved.state_dict().items())
@@ -68,11 +74,11 @@ class TestVae:
         pipe: Any = tiny_sdxl()
         pipe.save_pretrained(tmp_path / "model")
         (tmp_path / "model" / "vae" / "diffusion_pytorch_model.safetensors").unlink()
-        loaded: Any = load_model(str(tmp_path / "model"), vae=str(folders / "tiny"), device="cpu").pipe
+        loaded: Any = load_pipeline(str(tmp_path / "model"), vae=str(folders / "tiny"), device="cpu")
         assert isinstance(loaded.vae, AutoencoderTiny)
 
     def test_with_random_weights(self, folders: Path) -> None:
-        pipe: Any = load_model(str(folders / "model"), weights="random", device="cpu", vae="tiny").pipe
+        pipe: Any = load_pipeline(str(folders / "model"), weights="random", device="cpu", vae="tiny")
         assert sum(weight.numel() for weight in pipe.vae.parameters()) == 2_445_063
 
     def test_of_another_kind(self, folders: Path) -> None:
@@ -102,18 +108,19 @@ class TestVae:
         AutoencoderTiny.from_pretrained(folders / "tiny").save_pretrained(repository / "snapshots" / ("1" * 40))
         (repository / "refs").mkdir()
         (repository / "refs" / "main").write_text("1" * 40)
-        assert isinstance(load(folders, vae="tiny").pipe.vae, AutoencoderTiny)
+        assert isinstance(load(folders, vae="tiny").vae, AutoencoderTiny)
 
     def test_an_embedded_one_that_is_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         missing = Part(name="demo-tiny", title="A tiny autoencoder", licence="", embedded="nowhere")
         monkeypatch.setitem(PRESETS, "demo", replace(PRESETS["demo"], vaes={"tiny": missing}))
         with pytest.raises(ModelError, match=r"A tiny autoencoder is not part of this installation: .*nowhere does"):
-            load_model("demo", vae="tiny", device="cpu")
+            load_pipeline("demo", vae="tiny", device="cpu")
 
 
 class TestControlNet:
     def test_is_loaded_beside_the_pipeline(self, folders: Path) -> None:
         loaded = load(folders, controlnet=str(folders / "canny"))
+        assert isinstance(loaded, StableDiffusionXLControlNetPipeline)
         saved = ControlNetModel.from_pretrained(folders / "canny")
         assert isinstance(loaded.controlnet, ControlNetModel)
         state = loaded.controlnet.state_dict()
@@ -121,11 +128,11 @@ class TestControlNet:
         assert not loaded.controlnet.training
 
     def test_takes_the_dtype_of_the_model(self, folders: Path) -> None:
-        loaded = load_model(str(folders / "model"), dtype="bfloat16", device="cpu", controlnet=str(folders / "canny"))
+        loaded = load_pipeline(str(folders / "model"), dtype="bfloat16", device="cpu", controlnet=str(folders / "canny"))
         assert {weight.dtype for weight in loaded.controlnet.parameters()} == {torch.bfloat16}
 
     def test_there_is_none_unless_asked_for(self, folders: Path) -> None:
-        assert load(folders).controlnet is None
+        assert isinstance(load(folders), StableDiffusionXLPipeline)
 
     def test_made_for_another_model(self, folders: Path) -> None:
         assert "the ControlNet was made for another model: its cross_attention_dim is 32, this UNet's 64" in refused(

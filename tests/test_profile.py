@@ -33,7 +33,7 @@ from sparsedit.report.profile_table import HEADINGS, profile_csv, profile_markdo
 from sparsedit.settings import POLICIES, Settings
 from sparsedit.sparse import ActivationCache, SitePyramid, record, sparse
 from sparsedit.stages import Stages
-from tests.pipelines import tiny_sd15, tiny_sdxl
+from tests.pipelines import controlled, tiny_sd15, tiny_sdxl
 
 META = torch.device("meta")
 ENVIRONMENT = {
@@ -186,8 +186,12 @@ def test_an_edit_under_another_prompt_projects_it_once(pipe: Any) -> None:
 
 @pytest.mark.parametrize(
     ("make", "task", "prompt"),
-    [(tiny_sd15, "sdedit", "a red house"), (lambda: tiny_sdxl(in_channels=9), "inpaint", "a house")],
-    ids=["new prompt", "inpainting model"],
+    [
+        (tiny_sd15, "sdedit", "a red house"),
+        (lambda: tiny_sdxl(in_channels=9), "inpaint", "a house"),
+        (lambda: controlled(tiny_sdxl()), "sdedit", "a house"),
+    ],
+    ids=["new prompt", "inpainting model", "ControlNet"],
 )
 def test_calls_are_foreseen_as_they_are_made(make: Callable[[], Any], task: str, prompt: str) -> None:
     made = subject(prompt, task=task)
@@ -199,6 +203,7 @@ def test_calls_are_foreseen_as_they_are_made(make: Callable[[], Any], task: str,
     assert timed["calls"]["sparse"]["encoder"] == (2 if task == "inpaint" else 1)
     assert {len(taken) for side in timed["seconds"].values() for taken in side.values()} == {2}  # one for each edit
     assert ("text" in timed["seconds"]["sparse"]) == (prompt != "a house")
+    assert timed["calls"]["sparse"].get("controlnet", 2) == timed["calls"]["sparse"]["unet"] == 2
     assert told == [(1, 2), (2, 2)]
 
 
@@ -227,6 +232,14 @@ def test_the_whole_edit_needs_all_stages_and_its_own_batch(options: Any, batch: 
     found = Profiler(tiny_sdxl().to("meta"), "tiny", sampling=None, **options).profile(subject())
     assert (found["batch"], found["edit"] is not None) == (batch, whole)
     assert list(found["calls"]) == options.get("stages", ["text", "encoder", "unet", "decoder"])
+
+
+def test_a_controlnet_is_a_stage_of_its_own() -> None:
+    found = Profiler(controlled(tiny_sdxl()).to("meta"), "tiny", sampling=None).profile(subject())
+    assert list(found["calls"]) == ["text", "encoder", "unet", "decoder", "controlnet"]
+    dense, sparse = (found["calls"]["controlnet"][kind]["macs"] for kind in ("dense", "sparse"))
+    assert 0 < sparse < dense / 3
+    assert found["edit"]["stages"]["controlnet"]["sparse"]["calls"] == found["steps_run"]
 
 
 def test_an_edit_of_nothing_is_refused(pipe: Any) -> None:

@@ -72,6 +72,16 @@ def test_a_dry_run_counts_and_loads_nothing(run: Run, monkeypatch: pytest.Monkey
     assert "seconds" not in found["calls"]["decoder"]["sparse"]
 
 
+def test_a_dry_run_counts_another_vae_and_a_controlnet(run: Run) -> None:
+    counting = ("-m", "sdxl", "--size", "64x64", "--dry-run", "--output-format", "json", "--stages")
+    [own] = json.loads(run(*counting, "decoder").out)["profiles"]
+    [other] = json.loads(run(*counting, "decoder,controlnet", "--vae", "tiny", "--controlnet", "canny-small").out)[
+        "profiles"
+    ]
+    assert other["calls"]["decoder"]["dense"]["macs"] < own["calls"]["decoder"]["dense"]["macs"] / 10
+    assert other["calls"]["controlnet"]["sparse"]["macs"] > 0
+
+
 def test_a_picture_and_a_manifest_are_profiled_edit_by_edit(run: Run, tmp_path: Path) -> None:
     draw_pictures(tmp_path)
     write_manifest(tmp_path / "cases.yaml")
@@ -100,10 +110,6 @@ BAD = {
     "unknown model": (["-m", "dmeo"], "did you mean 'demo'"),
     "model without a preset": (["-m", "a/b"], "a/b has no preset, so --steps"),
     "no step": (["--steps", "2", "--strength", "0.3"], "no step would run with steps 2"),
-    "counting another VAE": (
-        ["--vae", "tiny", "--dry-run", "--size", "64x64"],
-        "--vae cannot be given here: --dry-run",
-    ),
     "published and made up": (["--published", "--size", "64x64"], "--size cannot be given here: --published"),
     "published of another": (["--published", "-m", "demo"], "no published table has a row for model 'demo'"),
 }

@@ -14,7 +14,7 @@ import torch
 
 from sparsedit.errors import InputError
 from sparsedit.images import load_image, to_tensor
-from sparsedit.masks import difference, dilate, load_mask
+from sparsedit.masks import difference, load_mask
 from sparsedit.measure.macs import count_macs
 from sparsedit.measure.twin import Cost, Twin
 from sparsedit.models.presets import get_preset
@@ -22,7 +22,7 @@ from sparsedit.models.random import random_pipeline
 from sparsedit.plan import stage_sites
 from sparsedit.published import PublishedRow, load_published
 from sparsedit.settings import POLICIES
-from sparsedit.sparse import SitePyramid
+from sparsedit.sparse import SitePyramid, dilate
 from sparsedit.stages import Stages
 
 ROOT = Path(__file__).parents[1]

@@ -18,6 +18,7 @@ from sparsedit.progress import Progress
 from sparsedit.records import Record
 from sparsedit.report.numbers import duration, figure, percent, size_of
 from sparsedit.report.page import MAX_EMBEDDED, PICTURES, render
+from sparsedit.report.plots import plots
 from sparsedit.report.summary import Summary, summarise
 from sparsedit.report.table import WIDE, summary_view
 from sparsedit.report.text import printable, records_csv, summary_markdown, to_csv
@@ -235,7 +236,8 @@ def test_a_page_shows_hostile_text_as_it_is(tmp_path: Path) -> None:
         "model": HOSTILE,
     }
     page = render(tmp_path, [record(prompt_changed=True, **evil), failed(HOSTILE, case=HOSTILE)])
-    assert "<script" not in page
+    assert page.count("<script>") == 1
+    assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "\x1b" not in page
     assert "\u202e" not in page
@@ -258,7 +260,7 @@ def test_few_pictures_are_inside_the_page(tmp_path: Path) -> None:
     page = render(tmp_path, with_pictures(tmp_path, MAX_EMBEDDED // len(PICTURES)), ENVIRONMENT)
     assert page.count('src="data:image/png;base64,') == MAX_EMBEDDED
     assert page.count("src=") == MAX_EMBEDDED
-    assert not re.search(r"https?:|<link|<script|@import|url\(", page)
+    assert not re.search(r"https?:|<link|<script |@import|url\((?!#)", page)
 
 
 def test_many_pictures_are_beside_the_page(tmp_path: Path) -> None:
@@ -275,7 +277,7 @@ def test_pictures_come_from_the_runs_folder_alone(tmp_path: Path) -> None:
     (run / "images" / "linked").mkdir(parents=True)
     (run / "images" / "linked" / "v").symlink_to(outside)
     records = [record("../../outside", "v"), record(str(tmp_path / "outside"), "v"), record("linked", "v")]
-    assert "<img" not in render(run, records)
+    assert "<img src" not in render(run, records)
 
 
 # Progress
@@ -300,3 +302,32 @@ def test_the_time_left_follows_the_steps_done() -> None:
         "1/2 meadow/house: alongside, n-th edit 8.00×, 40.0 dB inside (1 min 30 s left)",
         "2/2 meadow/sun: failed",
     ]
+
+
+# Plots
+
+
+def test_every_point_of_a_plot_leads_to_its_edit() -> None:
+    rows = [
+        record(variant=name, edit_type=kind, edit_ratio=ratio, fidelity=fidelity(40.0, 50.0))
+        for name, kind, ratio in (("a", "add object", 0.01), ("b", "change colour", 0.2), ("c", "add object", 0.05))
+    ]
+    made = {plot.title: str(plot.svg) for plot in plots(summarise([failed(variant="f"), *rows]).rows)}
+    assert list(made) == [
+        "Fidelity against speed-up",
+        "Speed-up against size of the edit",
+        "Speed-up by type of edit",
+    ]
+    for title in list(made)[:2]:
+        assert [f'xlink:href="#edit-{place}"' in made[title] for place in (1, 2, 3, 4)] == [False, True, True, True]
+    assert "add object" in made["Speed-up by type of edit"]
+    assert all("currentColor" in svg and "http" not in svg for svg in made.values())
+
+
+def test_there_is_no_plot_of_one_edit_and_a_hostile_type_stays_text() -> None:
+    assert plots(summarise([record()]).rows) == []
+    types = (HOSTILE, "$\\frac{", "屋根")
+    [first, *_] = plots(summarise([record(variant=kind, edit_type=kind) for kind in types]).rows)
+    assert "<script" not in first.svg
+    assert "\x1b" not in first.svg
+    assert "屋根" in first.svg

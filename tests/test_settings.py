@@ -74,7 +74,7 @@ def test_the_last_layer_that_says_a_value_decides(layers: list[dict[str, int | N
         ({"guidance": float("inf")}, "guidance: must be a finite number, not inf"),
         ({"dense": "no"}, "dense: must be true or false, not 'no'"),
         ({"task": "outpaint"}, "task: must be 'sdedit' or 'inpaint', not 'outpaint'"),
-        ({"way": 3}, "way: must be 'alongside' or 'warm', not 3"),
+        ({"way": 3}, "way: must be 'alongside', 'warm' or 'cold', not 3"),
         ({"negative_prompt": 7}, "negative_prompt: must be text, not 7; put it in quotes"),
         ({"negative_prompt": False}, "negative_prompt: must be text, not false; put it in quotes"),
         ({"device": "gpu"}, "device: must be 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps', not 'gpu'"),

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sparsedit.errors import ModelError
-from sparsedit.models.loading import load_model, load_pipeline
+from sparsedit.models.loading import load_pipeline
 from sparsedit.models.presets import PRESETS
 from sparsedit.models.random import random_pipeline
 from sparsedit.models.single_file import recognise
@@ -173,4 +173,4 @@ class TestBadFile:
 
 def test_a_file_knows_the_vaes_of_its_kind(file: Path) -> None:
     with pytest.raises(ModelError, match=r"there is no VAE 'tinny': give tiny, fp16-fix \(with this model\)"):
-        load_model(str(file), vae="tinny", device="cpu")
+        load_pipeline(str(file), vae="tinny", device="cpu")

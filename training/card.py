@@ -107,7 +107,12 @@ def sizes() -> str:
 def runs(log: Path) -> str:
     """What each training was and how far it went, from its log."""
     headings = ("run", "minutes", "batch x workers", "rate", "samples", "samples/s", "validation, first → last")
-    return figures.table(headings, [_run(name, read_log(log / f"{name}.jsonl")) for name in _RUNS])
+    return figures.table(headings, [_run(name, read_log(log / f"{name}.jsonl")) for name in run_names(log)])
+
+
+def run_names(log: Path) -> list[str]:
+    """Every training, each after the earlier runs of it that were kept as NAME-1.jsonl, NAME-2.jsonl, ..."""
+    return [each for name in _RUNS for each in (*sorted(file.stem for file in log.glob(f"{name}-*.jsonl")), name)]
 
 
 def _run(name: str, rows: Sequence[dict[str, Any]]) -> Sequence[str]:
@@ -143,7 +148,7 @@ def _ends(rows: Sequence[dict[str, Any]]) -> list[tuple[str, float, float]]:
 
 def machines(log: Path) -> str:
     """The different machines that the logs name."""
-    logs = (read_log(log / f"{name}.jsonl") for name in _RUNS)
+    logs = (read_log(log / f"{name}.jsonl") for name in run_names(log))
     named = dict.fromkeys(machine(rows[0]["machine"]) for rows in logs if rows)
     return "; ".join(named) or "no log names one"
 

@@ -85,8 +85,8 @@ class ObjectWeights:
     """How much more an object's latents weigh in the loss: 0 is as the rest of the picture."""
 
     house: float = 5
-    boat: float = 6
-    trees: float = 3
+    boat: float = 9
+    trees: float = 6
     body: float = 1.5
 
 

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparsedit.masks import dilate
-from sparsedit.sparse import SitePyramid
+from sparsedit.sparse import SitePyramid, dilate
 
 HEIGHT, WIDTH = 512, 1024
 THRESHOLD, GROW, VAE_MARGIN = 0.02, 5, 8

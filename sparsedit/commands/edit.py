@@ -36,6 +36,9 @@ def edit(
     negative_prompt: options.NegativePrompt = None,
     seed: options.Seed = None,
     way: options.Way = None,
+    coarse: options.Coarse = None,
+    record_steps: options.RecordSteps = None,
+    fidelity: options.Fidelity = None,
     context: options.Context = None,
     norm: options.Norm = None,
     dense: options.Dense = None,
@@ -48,9 +51,19 @@ def edit(
     model: options.Model = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    offload: options.Offload = None,
     weights: options.Weights = None,
     lora: options.Lora = None,
     vae: options.Vae = None,
+    scheduler: options.Scheduler = None,
+    controlnet: options.ControlNet = None,
+    control_scale: options.ControlScale = None,
+    refiner: options.Refiner = None,
+    refine_from: options.RefineFrom = None,
+    cache: options.Cache = None,
+    cache_budget: options.CacheBudget = None,
+    cache_precision: options.CachePrecision = None,
+    cache_rows: options.CacheRows = None,
     config: options.Config = None,
     output: options.Output = None,
     overwrite: options.Overwrite = False,
@@ -76,7 +89,7 @@ def edit(
     console = stderr(quiet=quiet)
     _announce(work, console)
     if dry_run:
-        _show_plan(work, output_format, line=json_line)
+        _show_plan(work, console, output_format, line=json_line)
     elif not _run(work, folder, console, call.params):
         raise typer.Exit(1)
 
@@ -107,15 +120,18 @@ def _said(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else repr(value) if value == "" else str(value)
 
 
-def _show_plan(work: Work, form: Format, *, line: bool) -> None:
+def _show_plan(work: Work, console: Console, form: Format, *, line: bool) -> None:
+    from sparsedit.commands.need import memory_need, said
     from sparsedit.commands.output import print_json, print_text, print_view
     from sparsedit.engines.local import check_inputs
     from sparsedit.report.plan import HEADINGS, plan_entries, plan_rows, plan_table
-    from sparsedit.report.text import to_csv, to_markdown
+    from sparsedit.report.text import printable, to_csv, to_markdown
 
     check_inputs(work.jobs)
     entries = plan_entries(work.jobs)
-    document = work.configuration() | {"plan": entries}
+    need = memory_need(work, entries)
+    console.print(printable(said(need, work)), soft_wrap=True)
+    document = work.configuration() | {"plan": entries, "memory": need}
     match form:
         case Format.TABLE:
             print_view(plan_table(entries))
@@ -134,7 +150,8 @@ def _run(work: Work, folder: RunFolder, console: Console, asked: Mapping[str, An
     from sparsedit.commands.output import print_records
     from sparsedit.engines.local import check_inputs, check_sizes, run_jobs, total_steps
     from sparsedit.environment import environment
-    from sparsedit.models.loading import load_pipeline
+    from sparsedit.models.loading import load_pipeline, load_refiner
+    from sparsedit.pixels import stages_of
     from sparsedit.progress import Progress
     from sparsedit.report.page import write_page
     from sparsedit.runs import RunFolder
@@ -147,17 +164,25 @@ def _run(work: Work, folder: RunFolder, console: Console, asked: Mapping[str, An
             weights=settings.weights,
             dtype=settings.dtype,
             device=settings.device,
+            offload=settings.offload,
             lora=settings.lora,
             vae=settings.vae,
+            controlnet=settings.controlnet,
+            scheduler=settings.scheduler,
         )
-    check_sizes(work.jobs, pipe.vae_scale_factor)
+        refiner = None
+        if settings.refiner:
+            how: dict[str, Any] = {"weights": settings.weights, "offload": settings.offload}
+            refiner = load_refiner(settings.refiner, work.model, pipe, **how)
+    console.print(_placement(work, pipe), style="dim", soft_wrap=True)
+    check_sizes(work.jobs, stages_of(pipe).scale)
     machine = environment() | _run_facts(work, pipe)
     folder = RunFolder.create(folder.path, overwrite=asked["overwrite"])
     folder.write_config(work.configuration())
     folder.write_environment(machine)
     try:
         with Progress(console, work.edits, total_steps(work.jobs)) as progress:
-            records = list(run_jobs(work.jobs, pipe, work.model, folder, progress, work.name))
+            records = list(run_jobs(work.jobs, pipe, work.model, folder, progress, work.name, refiner))
     except KeyboardInterrupt:
         done = f"{progress.done_edits} of {_edits(work.edits)}"
         console.print(f"interrupted: {done} are kept; sparsedit report {folder.path} shows them", soft_wrap=True)
@@ -168,6 +193,18 @@ def _run(work: Work, folder: RunFolder, console: Console, asked: Mapping[str, An
     return all(record["status"] == "ok" for record in records)
 
 
+def _placement(work: Work, pipe: Any) -> str:
+    """Where the model lies and in which number format, and why in that one."""
+    from sparsedit.models.placement import dtype_reason
+    from sparsedit.models.presets import preset_and_file
+
+    device = pipe._execution_device
+    preset, _ = preset_and_file(work.model)
+    reason = dtype_reason(work.settings.dtype, device, preset)
+    waiting = "" if pipe.device == device else ", its models fetched from the machine's memory when they are called"
+    return f"{str(pipe.dtype).removeprefix('torch.')} on {device}{waiting} ({reason})"
+
+
 def _run_facts(work: Work, pipe: Any) -> dict[str, Any]:
     """What belongs to this run rather than to the machine."""
     source = Path(str(pipe.config.get("_name_or_path") or ""))
@@ -176,6 +213,6 @@ def _run_facts(work: Work, pipe: Any) -> dict[str, Any]:
         # A snapshot's folder in the hub's cache is named by its commit.
         "model_revision": source.name if source.parent.name == "snapshots" else None,
         "manifest_sha256": work.sha256,
-        "device": str(pipe.device),
+        "device": str(pipe._execution_device),
         "dtype": str(pipe.dtype).removeprefix("torch."),
     }

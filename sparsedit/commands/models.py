@@ -60,7 +60,13 @@ def show(name: Name, json_line: options.Json = False, debug: options.Debug = Fal
 
 @app.command("pull")
 def pull(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A preset, a part such as taesd-xl, or a hub id.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A preset, a part such as taesd-xl, a metric's network (lpips, clip, dino), or a hub id.",
+        ),
+    ],
     json_line: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -72,8 +78,15 @@ def pull(
     sparsedit models pull canny-sdxl-small
     """
     from sparsedit.commands.output import print_json, print_text
+    from sparsedit.metrics.backbones import BACKBONES
     from sparsedit.models.pull import pull as fetch
 
+    if name in BACKBONES:
+        place = BACKBONES[name].fetch(progress=not quiet)
+        print_text(f"{BACKBONES[name].title}\n{place}\n")
+        if json_line:
+            print_json({"pulled": [{"name": name, "folder": str(place)}]})
+        return
     pulled = fetch(name, progress=not quiet)
     for one in pulled:
         checked = f"{one.files} weight files, {one.hashed} of them checked by hash"

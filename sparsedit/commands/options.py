@@ -22,6 +22,7 @@ _PICTURES = "The edit"
 _HOW = "How it is made"
 _MASK = "What counts as edited"
 _WHERE = "Model and machine"
+_CACHE = "What is remembered (way warm)"
 _OUT = "Results"
 
 Edited = Annotated[
@@ -69,10 +70,22 @@ Way = Annotated[
     str | None,
     typer.Option(
         "--way",
-        metavar="alongside|warm",
-        help="Edits in one batch with their original, or after it was recorded.",
+        metavar="alongside|warm|cold",
+        help="Edits in one batch with their original, after it was recorded, or without it.",
         rich_help_panel=_HOW,
     ),
+]
+Coarse = Annotated[
+    str | None,
+    typer.Option("--coarse", metavar="K|auto", help="Dense steps of a cold edit.", rich_help_panel=_HOW),
+]
+RecordSteps = Annotated[
+    int | None,
+    typer.Option("--record-steps", metavar="K", help="Steps recorded of an original (way warm).", rich_help_panel=_HOW),
+]
+Fidelity = Annotated[
+    float | None,
+    typer.Option("--fidelity", metavar="DB", help="Choose K by a PSNR to the dense edit.", rich_help_panel=_HOW),
 ]
 Context = Annotated[
     str | None,
@@ -131,6 +144,15 @@ Dtype = Annotated[
     str | None,
     typer.Option("--dtype", metavar="auto|float32|bfloat16|float16", help="Precision.", rich_help_panel=_WHERE),
 ]
+Offload = Annotated[
+    str | None,
+    typer.Option(
+        "--offload",
+        metavar="none|model|sequential|auto",
+        help="What waits in the machine's memory until a GPU calls it.",
+        rich_help_panel=_WHERE,
+    ),
+]
 Weights = Annotated[
     str | None,
     typer.Option("--weights", metavar="real|random", help="Random ones need no download.", rich_help_panel=_WHERE),
@@ -143,9 +165,61 @@ Vae = Annotated[
     str | None,
     typer.Option("--vae", metavar="NAME", help="tiny, fp16-fix, a folder or a hub id.", rich_help_panel=_WHERE),
 ]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        metavar="NAME",
+        help="euler, euler-a, dpm++-2m, ddim or lcm; else the model's own.",
+        rich_help_panel=_HOW,
+    ),
+]
+ControlNet = Annotated[
+    str | None,
+    typer.Option(
+        "--controlnet",
+        metavar="NAME",
+        help="canny, canny-small, ..., a folder or a hub id; it is shown the picture's edges.",
+        rich_help_panel=_WHERE,
+    ),
+]
+ControlScale = Annotated[
+    float | None, typer.Option("--control-scale", help="How much a ControlNet counts.", rich_help_panel=_HOW)
+]
+Refiner = Annotated[
+    str | None,
+    typer.Option(
+        "--refiner", metavar="NAME", help="A second model that finishes: sdxl-refiner, ...", rich_help_panel=_WHERE
+    ),
+]
+RefineFrom = Annotated[
+    float | None,
+    typer.Option("--refine-from", help="Share of the way after which it takes over.", rich_help_panel=_HOW),
+]
 Config = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="YAML with these options as keys.", rich_help_panel=_WHERE),
+]
+
+Cache = Annotated[
+    str | None,
+    typer.Option("--cache", metavar="DIR", help="Keep recordings here, for other runs too.", rich_help_panel=_CACHE),
+]
+CacheBudget = Annotated[
+    str | None,
+    typer.Option("--cache-budget", metavar="8GB", help="Memory for recorded steps.", rich_help_panel=_CACHE),
+]
+CachePrecision = Annotated[
+    str | None,
+    typer.Option(
+        "--cache-precision", metavar="native|int8", help="How keys and values are kept.", rich_help_panel=_CACHE
+    ),
+]
+CacheRows = Annotated[
+    str | None,
+    typer.Option(
+        "--cache-rows", metavar="all|halo", help="Keep whole maps, or what these edits read.", rich_help_panel=_CACHE
+    ),
 ]
 
 Output = Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def print_result(
 
 
 def print_records(
-    records: Sequence[Record], environment: Mapping[str, Any], run: Path, form: Format, *, line: bool
+    records: Sequence[Record], environment: Mapping[str, Any], run: Path, form: StrEnum, *, line: bool
 ) -> None:
     """A run's summary in the format `form`; `line` adds the JSON document as the last line."""
     from sparsedit.report.summary import summarise

@@ -35,7 +35,9 @@ Pattern = Annotated[
 ]
 StageNames = Annotated[
     str | None,
-    typer.Option("--stages", metavar="unet,encoder,decoder,text", help="These alone.", rich_help_panel=_WHAT),
+    typer.Option(
+        "--stages", metavar="unet,encoder,decoder,text,controlnet", help="These alone.", rich_help_panel=_WHAT
+    ),
 ]
 Batch = Annotated[
     int | None,
@@ -94,6 +96,9 @@ def profile(
     weights: options.Weights = None,
     lora: options.Lora = None,
     vae: options.Vae = None,
+    scheduler: options.Scheduler = None,
+    controlnet: options.ControlNet = None,
+    control_scale: options.ControlScale = None,
     config: options.Config = None,
     output: Output = None,
     overwrite: options.Overwrite = False,
@@ -131,11 +136,10 @@ def _profiles(asked: Mapping[str, Any], console: Console) -> dict[str, Any]:
     from rich.console import Console
 
     from sparsedit.commands.output import print_result
-    from sparsedit.commands.work import refuse
     from sparsedit.environment import environment
     from sparsedit.models.loading import load_pipeline
     from sparsedit.profiling.calls import Sampling
-    from sparsedit.profiling.empty import empty_pipeline
+    from sparsedit.models.loading import empty_pipeline
     from sparsedit.profiling.profile import Profiler
     from sparsedit.report.profile import profile_entry
     from sparsedit.report.profile_table import profile_csv, profile_markdown, profile_view
@@ -143,8 +147,8 @@ def _profiles(asked: Mapping[str, Any], console: Console) -> dict[str, Any]:
     settings = subjects[0].settings
     with console.status(f"loading model {model}") as status:
         if asked["dry_run"]:
-            refuse(settings.model_dump(), ("vae",), "--dry-run counts a model with its own VAE")
-            pipe = empty_pipeline(model, settings.dtype, settings.device)
+            parts = {"vae": settings.vae, "controlnet": settings.controlnet}
+            pipe = empty_pipeline(model, settings.dtype, settings.device, **parts)
         else:
             pipe = load_pipeline(
                 model,
@@ -153,6 +157,8 @@ def _profiles(asked: Mapping[str, Any], console: Console) -> dict[str, Any]:
                 device=settings.device,
                 lora=settings.lora,
                 vae=settings.vae,
+                controlnet=settings.controlnet,
+                scheduler=settings.scheduler,
             )
         profiler = Profiler(
             pipe,

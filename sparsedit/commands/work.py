@@ -100,7 +100,11 @@ def _defaults(model: str) -> Mapping[str, Any]:
 
 def _flags(options: Mapping[str, Any]) -> dict[str, Any]:
     """The settings among the options; a command need not have an option for each."""
-    return {key: options.get(key) for key in Settings.model_fields}
+    flags = {key: options.get(key) for key in Settings.model_fields}
+    coarse = flags["coarse"]
+    if isinstance(coarse, str) and coarse.isdigit():  # an option has one type, and this one is a number or a word
+        flags["coarse"] = int(coarse)
+    return flags
 
 
 def refuse(options: Mapping[str, Any], names: Iterable[str], because: str) -> None:
@@ -143,7 +147,7 @@ def _check_model(name: str) -> None:
 def _check_jobs(jobs: Sequence[Job]) -> None:
     for job in jobs:
         _check_steps(job.settings, f"case {job.case.id!r}: ")
-    for key in ("device", "dtype", "weights", "lora", "vae"):
+    for key in ("device", "dtype", "offload", "weights", "lora", "vae", "scheduler", "controlnet", "refiner"):
         values = {getattr(job.settings, key) for job in jobs}
         if len(values) > 1:
             raise SettingsError(

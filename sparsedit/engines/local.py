@@ -7,6 +7,7 @@ records that say so, and the run goes on.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,22 +16,24 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from sparsedit.editor import Recorded, Result, SparseEditor
+from sparsedit.cache.shelf import Keeping
+from sparsedit.calibration import plan_dense_steps
+from sparsedit.editor import SparseEditor
+from sparsedit.engines.costs import Counter
+from sparsedit.engines.entries import Done, cache_bytes, control, dense_steps, fidelity, seconds, stage_entries
 from sparsedit.errors import InputError, SparseditError
 from sparsedit.images import load_image, save_image, to_image
 from sparsedit.jobs import Job
 from sparsedit.manifest import Variant
 from sparsedit.masks import load_mask
-from sparsedit.measure.clock import Clock
 from sparsedit.measure.memory import peak_bytes
-from sparsedit.measure.twin import Cost, Twin
-from sparsedit.metrics.fidelity import PROTOCOL, fidelity
+from sparsedit.metrics.quality import Judge
+from sparsedit.metrics.scorer import Scores
 from sparsedit.plan import Edit, Request, as_tensor
-from sparsedit.records import SCHEMA, Record, append_record, stage_entry
+from sparsedit.records import SCHEMA, Record, append_record
+from sparsedit.results import Recorded, Result
 from sparsedit.runs import RunFolder
 from sparsedit.settings import MaskPolicy, Settings
-
-LPIPS_MISSING = "needs the weights of its backbone, which are not part of this package"
 
 
 class Watch(Protocol):
@@ -73,14 +76,21 @@ def check_sizes(jobs: Sequence[Job], scale: int) -> None:
 
 def total_steps(jobs: Sequence[Job]) -> int:
     """Denoising steps that a watcher will be told of, all jobs together, as far as can be said beforehand."""
-    return sum(job.settings.calls * _passes(job) for job in jobs)
+    return sum(_steps(job) for job in jobs)
 
 
 def run_jobs(
-    jobs: Sequence[Job], pipe: DiffusionPipeline, model: str, folder: RunFolder, watch: Watch, suite: str
+    jobs: Sequence[Job],
+    pipe: DiffusionPipeline,
+    model: str,
+    folder: RunFolder,
+    watch: Watch,
+    suite: str,
+    refiner: DiffusionPipeline | None = None,
 ) -> Iterator[Record]:
-    """Run the jobs in order; every record is yielded after it was written."""
-    runner = _Runner(pipe, model, folder, watch, suite)
+    """Run the jobs in order, each picture finished by the `refiner` if there is one; every record is yielded after it
+    was written."""
+    runner = _Runner(pipe, model, folder, watch, suite, refiner)
     for job in jobs:
         done = 0
         try:
@@ -92,22 +102,39 @@ def run_jobs(
                 yield runner.write(runner.failed(job, variant, str(error)))
 
 
-def _passes(job: Job) -> int:
-    edits = 1 if job.settings.way == "alongside" else 1 + len(job.variants)
-    return edits + (len(job.variants) if job.settings.dense else 0)
+def _steps(job: Job) -> int:
+    """Of the runs of one job: the original's, where there is one, the edits' and those they are compared with."""
+    calls, edits, planned = job.settings.calls, len(job.variants), plan_dense_steps(job.settings)
+    compared = calls * edits if job.settings.dense else 0
+    few = planned.count if planned else calls
+    if job.settings.way == "alongside":
+        return calls + compared
+    if job.settings.way == "cold":
+        return (few + calls) * edits + compared
+    return few + calls * edits + compared
 
 
 class _Runner:
     """One pipeline and the folder its results go to."""
 
-    def __init__(self, pipe: DiffusionPipeline, model: str, folder: RunFolder, watch: Watch, suite: str) -> None:
+    def __init__(
+        self,
+        pipe: DiffusionPipeline,
+        model: str,
+        folder: RunFolder,
+        watch: Watch,
+        suite: str,
+        refiner: DiffusionPipeline | None,
+    ) -> None:
         self.pipe: Any = pipe
+        self.refiner = refiner
         self.model = model
         self.folder = folder
         self.watch = watch
         self.suite = suite
-        self.twins: dict[tuple[int, int, int], Twin] = {}
-        self.editors: dict[tuple[MaskPolicy, str], SparseEditor] = {}
+        self.counter = Counter()
+        self.judge = Judge(self.pipe._execution_device)
+        self.editors: dict[tuple[MaskPolicy, str, Keeping], SparseEditor] = {}
 
     def run(self, job: Job) -> Iterator[Record]:
         settings = job.settings
@@ -122,6 +149,8 @@ class _Runner:
             strength=settings.strength or 0.0,
             guidance=settings.guidance or 0.0,
             seed=job.seed,
+            control_scale=settings.control_scale,
+            refine_from=settings.refine_from,
         )
         edits = [load_edit(variant, original) for variant in job.variants]
         for variant, edit, (whole, result) in zip(
@@ -129,14 +158,16 @@ class _Runner:
         ):
             dense = self._dense(editor, request, job, variant, edit) if settings.dense else None
             self._save(job, variant, request, result, dense)
-            yield self.write(self._record(editor, job, variant, request, whole, result, dense))
+            yield self.write(self._record(editor, job, variant, Done(request, whole, result, dense)))
 
     def editor(self, settings: Settings) -> SparseEditor:
         """One editor for all jobs of the same policy: embeddings and packed weights are made once."""
-        key = (settings.mask_policy(), settings.norm)
+        key = (settings.mask_policy(), settings.norm, _keeping(settings))
         if key not in self.editors:
-            policy, norm = key
-            self.editors[key] = SparseEditor(self.pipe, policy=policy, norm=norm, on_step=self._step)
+            policy, norm, keeping = key
+            self.editors[key] = SparseEditor(
+                self.pipe, policy=policy, norm=norm, on_step=self._step, refiner=self.refiner, keeping=keeping
+            )
         return self.editors[key]
 
     def _step(self, done: int, total: int) -> None:
@@ -160,11 +191,19 @@ class _Runner:
             whole, results = editor.alongside(request, edits)
             yield from ((whole, result) for result in results)
             return
-        self.watch.begin(f"{job.case.id}: recording the original", calls)
-        whole = editor.record_request(request)
+        planned = plan_dense_steps(job.settings)
+        if job.settings.way == "cold" and planned is not None:
+            for variant, edit in zip(job.variants, edits, strict=True):
+                self.watch.begin(f"{job.case.id}/{variant.id}: {planned}, then all thin", planned.count + calls)
+                yield editor.cold(request, edit, planned.count)
+            return
+        shelf = editor.shelf(request, planned.count if planned else None, edits)
+        self.watch.begin(f"{job.case.id}: {shelf}", planned.count if planned else calls)
+        whole = editor.record_request(request, shelf=shelf)
         for variant, edit in zip(job.variants, edits, strict=True):
             self.watch.begin(f"{job.case.id}/{variant.id}: edit", calls)
-            yield whole, editor.edit(edit.edited, mask=edit.mask, prompt=edit.prompt)
+            result = editor.edit(edit.edited, mask=edit.mask, prompt=edit.prompt)
+            yield editor.recorded or whole, result
 
     def _dense(self, editor: SparseEditor, request: Request, job: Job, variant: Variant, edit: Edit) -> Result:
         calls = editor.stages.calls(request.schedule)
@@ -185,34 +224,26 @@ class _Runner:
         for name, picture in pictures.items():
             save_image(picture, folder / f"{name}.png")
 
-    def _record(
-        self,
-        editor: SparseEditor,
-        job: Job,
-        variant: Variant,
-        request: Request,
-        whole: Recorded,
-        result: Result,
-        dense: Result | None,
-    ) -> Record:
+    def _record(self, editor: SparseEditor, job: Job, variant: Variant, done: Done) -> Record:
+        request, result, whole = done.request, done.result, done.whole
+        quality = self._quality(variant, request, result)
         return self._head(job, variant) | {
             "status": "ok",
             "reason": result.reason,
             "way": result.way,
             "mask_source": result.plan.mask_source,
+            "dense_steps": dense_steps(job.settings, done),
             "edit_ratio": result.plan.edit_ratio,
+            "control": control(done),
             "size": [request.original.shape[3], request.original.shape[2]],
             "steps_run": request.schedule.calls,
-            "stages": self._stages(editor, request, whole, result, dense),
-            "total": {
-                "dense_s": dense.clock.total if dense else None,
-                "record_s": whole.clock.total,
-                "sparse_s": result.clock.total,
-            },
-            "memory": {"peak_bytes": peak_bytes(editor.stages.device), "cache_bytes": _cache_bytes(whole)},
-            "fidelity": _fidelity(request, whole, result, dense),
-            "quality": None,
-            "missing": {"lpips": LPIPS_MISSING} if dense else {},
+            "stages": stage_entries(self.counter, editor, done),
+            "total": seconds(done),
+            "memory": {"peak_bytes": peak_bytes(editor.stages.device), "cache_bytes": cache_bytes(whole)},
+            "cache": whole.shelf.facts() if whole.shelf else None,
+            "fidelity": fidelity(self.judge, done),
+            "quality": quality.entry(),
+            "missing": quality.missing,
         }
 
     def _head(self, job: Job, variant: Variant) -> Record:
@@ -233,67 +264,19 @@ class _Runner:
             "original_prompt": job.prompt,
             "edit_prompt": variant.prompt,
             "prompt_changed": variant.prompt != job.case.prompt,
-            "device": str(self.pipe.unet.device),
+            "device": str(self.pipe._execution_device),
             "dtype": str(self.pipe.unet.dtype).removeprefix("torch."),
             "total": {"dense_s": None, "record_s": None, "sparse_s": None},
         }
 
-    def _stages(
-        self, editor: SparseEditor, request: Request, whole: Recorded, result: Result, dense: Result | None
-    ) -> dict[str, Any]:
-        twin = self._twin(editor, request)
-        texts = editor.stages.texts_per_prompt(request.negative, request.schedule)
-        calls = {"text": texts, "encoder": 1, "unet": editor.stages.calls(request.schedule), "decoder": 1}
-        dense_clock = dense.clock if dense else result.clock if result.way == "dense" else None
-        stages: dict[str, Any] = {}
-        for stage, count in calls.items():
-            cost = twin.schedule(stage, count)
-            stages[stage] = {
-                "dense": _entry(dense_clock, stage, cost, count),
-                "record": _entry(whole.clock, stage, cost, count),
-            }
-            if result.way in ("warm", "alongside"):
-                # Texts have no sites: they are encoded as ever.
-                sites = result.plan.stage_sites.get(stage)
-                thin = twin.schedule(stage, count, sites, new_prompt=result.plan.prompt != request.prompt)
-                stages[stage]["sparse"] = _entry(result.clock, stage, thin, count)
-        return stages
-
-    def _twin(self, editor: SparseEditor, request: Request) -> Twin:
-        height, width = request.original.shape[-2:]
-        batch = 2 if request.schedule.guided else 1
-        key = (height, width, batch)
-        if key not in self.twins:
-            self.twins[key] = Twin(editor.stages, height, width, batch)
-        return self.twins[key]
-
-
-def _fidelity(request: Request, whole: Recorded, result: Result, dense: Result | None) -> dict[str, Any]:
-    """The edit against the dense one: inside the edited pixels, inside all that may change, and everywhere."""
-    kept = request.original if request.task == "inpaint" or result.way == "none" else whole.picture
-    outside = ~result.mask
-    scores: dict[str, Any] = {"inside": None, "mask": None, "whole": None}
-    if dense is not None:
-        regions = {"inside": result.plan.changed.numpy(), "mask": result.mask.numpy()}
-        scores = fidelity(result.image, dense.image, regions)
-    equal = torch.equal(result.picture[..., outside], kept[..., outside])
-    return {"protocol": PROTOCOL, **scores, "outside_equal": equal}
+    def _quality(self, variant: Variant, request: Request, result: Result) -> Scores:
+        return self.judge.quality(to_image(request.original), result.image, result.plan.changed.numpy(), variant.prompt)
 
 
 def heat(a: Tensor, b: Tensor) -> Image.Image:
     """Where two pictures [1, 3, H, W] in [-1, 1] differ: black 0, white a difference of 1/4 of the range or more."""
     difference = (a - b).abs().amax(1)[0] / 0.5
     return Image.fromarray((difference.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
-
-
-def _entry(clock: Clock | None, stage: str, cost: Cost, calls: int) -> dict[str, Any] | None:
-    """A stage of a pass, all its calls together; a pass that did not run has none, a stage it did not need is empty."""
-    if clock is None:
-        return None
-    seconds = list(clock.samples.get(stage, ()))
-    if not seconds:
-        return stage_entry(0, 0, [], 0)
-    return stage_entry(cost.macs, cost.attention_macs, seconds, calls)
 
 
 def load_edit(variant: Variant, original: Image.Image) -> Edit:
@@ -303,5 +286,6 @@ def load_edit(variant: Variant, original: Image.Image) -> Edit:
     return Edit(edited, mask, variant.prompt)
 
 
-def _cache_bytes(whole: Recorded) -> int:
-    return sum(max(cache.nbytes, cache.peak_bytes) for cache in whole.caches.values())
+def _keeping(settings: Settings) -> Keeping:
+    folder = None if settings.cache is None else Path(settings.cache)
+    return Keeping(folder, settings.budget_bytes, settings.cache_precision, settings.cache_rows)

@@ -62,7 +62,7 @@ def estimate_memory(pipe: DiffusionPipeline, height: int, width: int, *, guided:
     calls, cache = {}, {}
     for stage in STAGES:
         dtype = stages.unet.dtype if stage == "unet" else stages.vae.dtype
-        model, args, kwargs = _in_dtype(twin.calls[stage], dtype)
+        model, args, kwargs = in_dtype(twin.calls[stage], dtype)
         calls[stage] = peak_of_call(model, args, kwargs)
         kept = ActivationCache()
         with torch.no_grad(), record(model, kept):
@@ -119,7 +119,8 @@ class _Live(TorchDispatchMode):
         self.now -= nbytes
 
 
-def _in_dtype(call: Call, dtype: Any) -> Call:
+def in_dtype(call: Call, dtype: Any) -> Call:
+    """A call on the meta device in another number format; the model itself is changed."""
     model, args, kwargs = call
     nn.Module.to(model, dtype)  # diffusers' own to() warns where there is nothing to warn of
 

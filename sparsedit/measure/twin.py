@@ -52,14 +52,14 @@ class Twin:
 
     def __init__(self, stages: Stages, height: int, width: int, batch: int) -> None:
         latent_size = stages.latent_size(height, width)
-        vae = _twin_of(stages.vae)
         conditions = unet_conditions(stages, batch)
-        self.calls: dict[str, Call] = {
-            **_text_calls(stages),
-            "encoder": (vae.encoder, (_empty(1, 3, height, width),), {}),
-            "unet": (_twin_of(stages.unet), (_empty(batch, stages.channels, *latent_size), 1), conditions),
-            "decoder": (vae.decoder, (_empty(1, stages.vae.config.latent_channels, *latent_size),), {}),
-        }
+        self.calls: dict[str, Call] = _text_calls(stages)
+        if stages.vae is not None:
+            vae = _twin_of(stages.vae)
+            self.calls["encoder"] = (vae.encoder, (_empty(1, 3, height, width),), {})
+        self.calls["unet"] = (_twin_of(stages.unet), (_empty(batch, stages.channels, *latent_size), 1), conditions)
+        if stages.vae is not None:
+            self.calls["decoder"] = (vae.decoder, (_empty(1, stages.vae.config.latent_channels, *latent_size),), {})
         for number, net in enumerate(_control_nets(stages), 1):
             picture = _empty(batch, net.config.conditioning_channels, height, width)
             shared = {name: value for name, value in conditions.items() if name != "timestep_cond"}
@@ -119,6 +119,8 @@ class Twin:
 def unet_conditions(stages: Stages, batch: int) -> dict[str, Any]:
     """The keyword arguments a pipeline gives its UNet, as empty meta tensors."""
     config: Any = stages.unet.config
+    if "cross_attention_dim" not in config:
+        return {}
     tokens = stages.pipe.tokenizer or stages.pipe.tokenizer_2
     conditions: dict[str, Any] = {
         "encoder_hidden_states": _empty(batch, tokens.model_max_length, config.cross_attention_dim)

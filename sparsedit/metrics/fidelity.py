@@ -1,56 +1,47 @@
 """How close a sparse edit comes to the dense one: protocol `sparse-vs-dense`.
 
-Pictures are uint8 RGB scaled to [0, 1]. PSNR = 10 log10(1 / MSE) over the pixels in question; SSIM (Wang et al.,
-2004; Gaussian window of sigma 1.5 as in the paper, scikit-image) is averaged over them, its map being computed on
-the whole picture. A score that does not exist (PSNR of identical pixels, a mask without pixels) is None.
+Scores are taken over the pixels of a region: MSE and PSNR directly, SSIM and LPIPS as means of their maps, which are
+computed on the whole pictures; LPIPS of the whole picture is LPIPS itself.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
-from skimage.metrics import structural_similarity
 
-PROTOCOL = "sparse-vs-dense"
-
-
-def fidelity(sparse: Image.Image, dense: Image.Image, regions: dict[str, NDArray[np.bool_]]) -> dict[str, Any]:
-    """Scores of `sparse` against `dense` inside each named region (a mask [H, W]) and over the whole picture."""
-    a, b = _unit(sparse), _unit(dense)
-    similarity = ssim_map(a, b)
-    whole = {"whole": np.ones(similarity.shape, dtype=bool)}
-    return {name: _scores(a, b, similarity, mask) for name, mask in (regions | whole).items()}
+from sparsedit.images import to_tensor
+from sparsedit.metrics.perceptual import MIN_SIDE, Lpips
+from sparsedit.metrics.pixels import SSIM_WINDOW, Mask, mse, psnr, ssim_map, unit
 
 
-def psnr(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
-    """PSNR in dB of values in [0, 1]; None when they are identical or there are none."""
-    mse = float(np.mean((a - b) ** 2)) if a.size else 0.0
-    return -10 * math.log10(mse) if mse > 0 else None
+def fidelity(
+    sparse: Image.Image, dense: Image.Image, regions: dict[str, Mask], lpips: Lpips | None = None
+) -> dict[str, dict[str, Any]]:
+    """Scores of `sparse` against `dense` inside each named region (a mask [H, W]) and over the whole picture.
+
+    What cannot be scored is None: everything of an empty region, LPIPS without its network.
+    """
+    a, b = unit(sparse), unit(dense)
+    shape = a.shape[:2]
+    similarity = ssim_map(a, b) if min(shape) >= SSIM_WINDOW else None
+    distance = whole_distance = None
+    if lpips is not None and min(shape) >= MIN_SIDE:
+        tensors = to_tensor(sparse), to_tensor(dense)
+        distance, [whole_distance] = lpips.map(*tensors)[0].numpy(), lpips(*tensors)
+    scores = {}
+    for name, mask in (regions | {"whole": np.ones(shape, dtype=bool)}).items():
+        scores[name] = {
+            "psnr": psnr(a[mask], b[mask]),
+            "ssim": _mean(similarity, mask),
+            "lpips": _mean(distance, mask),
+            "mse": mse(a[mask], b[mask]),
+            "identical": bool(np.array_equal(a[mask], b[mask])),
+        }
+    scores["whole"]["lpips"] = whole_distance
+    return scores
 
 
-def ssim_map(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """SSIM [H, W] of two pictures [H, W, 3] in [0, 1], averaged over the channels."""
-    _, full = structural_similarity(
-        a, b, data_range=1.0, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
-    )
-    result: NDArray[np.float64] = full.mean(axis=2)
-    return result
-
-
-def _scores(
-    a: NDArray[np.float64], b: NDArray[np.float64], similarity: NDArray[np.float64], mask: NDArray[np.bool_]
-) -> dict[str, Any]:
-    return {
-        "psnr": psnr(a[mask], b[mask]),
-        "ssim": float(similarity[mask].mean()) if mask.any() else None,
-        "lpips": None,
-        "identical": bool(np.array_equal(a[mask], b[mask])),
-    }
-
-
-def _unit(image: Image.Image) -> NDArray[np.float64]:
-    return np.asarray(image, dtype=np.float64) / 255
+def _mean(values: np.ndarray | None, mask: Mask) -> float | None:
+    return float(values[mask].mean()) if values is not None and mask.any() else None

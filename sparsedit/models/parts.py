@@ -35,8 +35,8 @@ class Chosen:
 
     @property
     def part(self) -> Part | None:
-        """The preset's own part of that name."""
-        return self.known.get(self.name)
+        """The preset's own part of that name, be it the preset's name for it or its own."""
+        return next((part for name, part in self.known.items() if self.name in (name, part.name)), None)
 
     def folder(self, files: Sequence[str]) -> Path:
         """The folder on this machine with the part's files, which are downloaded where that is needed."""

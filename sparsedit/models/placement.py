@@ -1,4 +1,4 @@
-"""Where a model runs and in which number format: what `--device` and `--dtype` mean.
+"""Where a model runs, in which number format, and what of it waits elsewhere: `--device`, `--dtype` and `--offload`.
 
 `auto` is decided here once, and `dtype_reason` says why, so that a table can say what it was measured in.
 """
@@ -8,10 +8,20 @@ from __future__ import annotations
 import re
 
 import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from torch import nn
 
 from sparsedit.environment import cpu_has_bf16
 from sparsedit.errors import SettingsError, did_you_mean
 from sparsedit.models.presets import Preset
+
+OFFLOADS = ("none", "model", "sequential", "auto")
+"""Where a pipeline's models lie when they are not called: all on the device; `model`: all but the one in use in the
+machine's memory; `sequential`: layer by layer, the least memory and the slowest; `auto`: as little as fits."""
+
+HEADROOM = 3 << 30
+"""Bytes of a GPU that `auto` leaves to activations, caches and CUDA itself; a call of SDXL at 1024x1024 takes about 1.5
+GB, the VAE's decoder the most."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -69,3 +79,39 @@ def _resolve(dtype: str, device: torch.device, preset: Preset | None) -> tuple[t
     if cpu_has_bf16():
         return torch.bfloat16, "the processor multiplies bfloat16 matrices (AVX512-BF16, AMX or Arm BF16)"
     return torch.float32, "the processor has no bfloat16 instructions, so it would be slower than float32"
+
+
+def check_offload(offload: str, device: torch.device) -> None:
+    """Raise SettingsError for an offload that is unknown or, on this device, means nothing."""
+    if offload not in OFFLOADS:
+        raise SettingsError(f"unknown offload {offload!r}: use {', '.join(OFFLOADS)}{did_you_mean(offload, OFFLOADS)}")
+    if offload in ("model", "sequential") and device.type != "cuda":
+        raise SettingsError(
+            f"offload {offload!r} lets models wait in the machine's memory while a CUDA GPU works; "
+            f"on {device.type} they lie there already: use none or auto"
+        )
+
+
+def place(pipe: DiffusionPipeline, device: torch.device, offload: str) -> None:
+    """Put a pipeline on a device, or let accelerate fetch its models there when they are called."""
+    if offload == "auto":
+        offload = choose_offload(pipe, _free_bytes(device))
+    if offload == "model":
+        pipe.enable_model_cpu_offload(device=device)
+    elif offload == "sequential":
+        pipe.enable_sequential_cpu_offload(device=device)
+    else:
+        pipe.to(device)
+
+
+def choose_offload(pipe: DiffusionPipeline, free: int | None) -> str:
+    """What `auto` means for a pipeline where `free` bytes are left on the GPU, None where there is none."""
+    models = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
+    sizes = [sum(weight.nbytes for weight in model.parameters()) for model in models]
+    if free is None or sum(sizes) + HEADROOM <= free:
+        return "none"
+    return "model" if max(sizes) + HEADROOM <= free else "sequential"
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None

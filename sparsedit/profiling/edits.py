@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
-from sparsedit.editor import Result, SparseEditor
+from sparsedit.editor import SparseEditor
 from sparsedit.measure.clock import Clock
 from sparsedit.measure.memory import peak_during
 from sparsedit.measure.rounds import OnRound, interleave
 from sparsedit.plan import Edit, Request
 from sparsedit.profiling.calls import Sampling
+from sparsedit.results import Result
 from sparsedit.stages import Stages
 
 TOTAL = "total"
@@ -73,6 +74,7 @@ def time_edit(runs: EditRuns, sampling: Sampling, on_round: OnRound) -> dict[str
     )
     times = {stage: len(cache) for stage, cache in recorded.caches.items()}
     times["text"] = stages.texts_per_prompt(request.negative, request.schedule)
+    times["controlnet"] = 1  # every call of it is a sample
     return {
         "seconds": {kind: dict(clock.samples) for kind, clock in clocks.items()},
         "calls": {
@@ -89,7 +91,10 @@ def expected_calls(stages: Stages, request: Request, edit: Edit) -> dict[str, di
     texts = stages.texts_per_prompt(request.negative, request.schedule)
     # An inpainting model is shown the picture without its hole, too.
     encodings = 2 if stages.channels > 4 else 1
-    models = {"encoder": encodings, "unet": stages.calls(request.schedule), "decoder": 1}
+    calls = stages.calls(request.schedule)
+    models = {"encoder": encodings, "unet": calls, "decoder": 1}
+    if stages.controlnet is not None:
+        models["controlnet"] = calls
     return {
         "dense": {"text": texts} | models,
         "sparse": ({"text": texts} if has_new_prompt(request, edit) else {}) | models,

@@ -40,9 +40,8 @@ Tell = Callable[[str], None]
 class Profiler:
     """Profiles edits with one pipeline, which may be on the meta device when nothing is timed.
 
-    `stages` are the ones to profile, None for all; with all of them the whole edit is profiled too, but for pipelines
-    with a ControlNet, whose edits the editor does not run. `batch` is that of a UNet call, None
-    for what guidance makes of one picture. `sampling` None counts and times nothing. `load` is the machine's load
+    `stages` are the ones to profile, None for all; with all of them the whole edit is profiled too. `batch` is that of
+    a UNet call, None for what guidance makes of one picture. `sampling` None counts and times nothing. `load` is the machine's load
     before this program did anything, None where that is not known.
     """
 
@@ -77,16 +76,15 @@ class Profiler:
         plan = plan_edit(request, subject.edit, editor.policy)
         if plan.sites.empty:
             raise InputError(f"{subject.case}/{subject.variant} changes nothing, so there is nothing to profile")
-        guided = 2 if request.schedule.guided else 1
+        guided = 2 if editor.stages.guided(request.schedule) else 1
         batch = self.batch or guided
         twin = self._twin(editor, plan, batch)
         record = self._head(subject, editor, plan, batch)
         counts = self._count(editor, plan, twin, new_prompt=has_new_prompt(request, subject.edit))
         calls = {stage: self._call(editor, plan, twin, stage, count) for stage, count in counts.items()}
         record["calls"] = calls
-        whole = list(calls) == stages_of(twin) and not any(stage.startswith("controlnet") for stage in calls)
         record["edit"] = None
-        if whole and batch == guided:
+        if list(calls) == stages_of(twin) and batch == guided:
             record["edit"] = self._edit(editor, request, subject, counts)
         record["ceilings"], said = self._ceilings(calls)
         record["warnings"] = [*self._doubts(record), *said, *_uncounted(calls), *_too_large(record["sites"])]
@@ -220,6 +218,7 @@ def _request(editor: SparseEditor, subject: Subject) -> Request:
         strength=settings.strength or 0.0,
         guidance=settings.guidance or 0.0,
         seed=subject.seed,
+        control_scale=settings.control_scale,
     )
 
 

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sparsedit.masks import difference, dilate
+from sparsedit.masks import difference
 from sparsedit.measure.twin import Cost, Twin
 from sparsedit.models.presets import PRESETS
 from sparsedit.plan import as_tensor, stage_sites
-from sparsedit.profiling.empty import empty_pipeline
+from sparsedit.models.loading import empty_pipeline
 from sparsedit.profiling.subjects import Subject
 from sparsedit.published import PublishedRow
 from sparsedit.settings import MaskPolicy
+from sparsedit.sparse import dilate
 from sparsedit.stages import Stages
 
 STAGES = ("encoder", "unet", "decoder")

@@ -1,24 +1,28 @@
 """`report.html`: a run as one page that opens offline, its pictures inside it while they are few.
 
 A pure function of records, environment and the pictures in the run's folder. Text is escaped by the template engine;
-pictures are taken from the run's own folder alone, whatever its records say.
+pictures are taken from the run's own folder alone, whatever its records say. The page's own policy lets nothing run but
+its own script, and nothing be fetched but pictures beside it.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import jinja2
+from markupsafe import Markup
 
 from sparsedit import __version__
 from sparsedit.files import file_fault, write_atomic
 from sparsedit.records import Record
+from sparsedit.report.case import SCORES, TEXT_COLUMNS, Edit, Picture
 from sparsedit.report.numbers import figure, percent, times
+from sparsedit.report.plots import plots
 from sparsedit.report.summary import Row, Summary, summarise
 from sparsedit.report.text import HEADINGS, STAGE_HEADINGS, printable, row_cells, stage_cells
 
@@ -36,75 +40,62 @@ MAX_EMBEDDED = 60
 MAX_EMBEDDED_BYTES = 40_000_000
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture on the page; `source` is a data URI or a path relative to the page."""
-
-    caption: str
-    source: str
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One case and variant on the page."""
-
-    row: Row
-    original_prompt: str
-    edit_prompt: str
-    reason: str
-    pictures: tuple[Picture, ...]
-
-    @property
-    def facts(self) -> str:
-        """What is said beside the edit's name."""
-        row = self.row
-        parts = [row.edit_type, "failed" if row.failed else row.way]
-        if row.edit_ratio is not None:
-            parts.append(f"{percent(row.edit_ratio)} edited")
-        if row.thin and row.speedup is not None:
-            parts.append(f"n-th edit {times(row.speedup)}")
-        if row.inside_psnr is not None:
-            parts.append(f"{figure(row.inside_psnr)} dB inside")
-        return " · ".join(part for part in parts if part)
-
-
-def write_page(folder: Path, records: Sequence[Record], environment: Mapping[str, Any] | None = None) -> Path:
-    """Write the page of a run into its folder and return its path.
+def write_page(
+    folder: Path, records: Sequence[Record], environment: Mapping[str, Any] | None = None, *, embed: bool | None = None
+) -> Path:
+    """Write the page of a run into its folder and return its path; `embed` as in `render`.
 
     Raises InputError when it cannot be written.
     """
     path = folder / "report.html"
-    write_atomic(path, render(folder, records, environment).encode())
+    write_atomic(path, render(folder, records, environment, embed=embed).encode())
     return path
 
 
-def render(folder: Path, records: Sequence[Record], environment: Mapping[str, Any] | None = None) -> str:
-    """The page as HTML; `folder` is the run's, whose pictures it shows."""
+def render(
+    folder: Path, records: Sequence[Record], environment: Mapping[str, Any] | None = None, *, embed: bool | None = None
+) -> str:
+    """The page as HTML; `folder` is the run's, whose pictures it shows.
+
+    `embed` says whether they are inside the page or beside it; None puts few inside.
+    """
     summary = summarise(records, environment)
-    found = [_pictures(folder, record) for record in records]
-    files = [path for pictures in found for path in pictures.values()]
-    embed = len(files) <= MAX_EMBEDDED and sum(path.stat().st_size for path in files) <= MAX_EMBEDDED_BYTES
+    found = [pictures_of(folder, record) for record in records]
+    if embed is None:
+        embed = _are_few([path for pictures in found for path in pictures.values()])
     edits = [
-        Edit(
-            row,
-            record.get("original_prompt") or "",
-            record.get("edit_prompt") or "",
-            record.get("reason") or "",
-            tuple(Picture(PICTURES[name], _source(path, folder, embed=embed)) for name, path in pictures.items()),
-        )
+        Edit(row, record, tuple(_picture(name, path, folder, embed=embed) for name, path in pictures.items()))
         for record, row, pictures in zip(records, summary.rows, found, strict=True)
     ]
+    script = _text("page.js")
     return _template().render(
         summary=summary,
         edits=edits,
+        plots=plots(summary.rows),
+        types=sorted({row.edit_type for row in summary.rows if row.edit_type}),
+        ways=sorted({row.way for row in summary.rows if row.way}),
         typical=_typical(summary),
         headings=HEADINGS,
+        text_columns=TEXT_COLUMNS,
         stage_headings=STAGE_HEADINGS,
+        score_names=SCORES,
+        style=_text("page.css"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         version=__version__,
     )
 
 
-def _pictures(folder: Path, record: Record) -> dict[str, Path]:
+def _text(name: str) -> Markup:
+    """A part of the page that lies beside this module."""
+    return Markup((Path(__file__).parent / name).read_text(encoding="utf-8"))
+
+
+def _are_few(files: Sequence[Path]) -> bool:
+    return len(files) <= MAX_EMBEDDED and sum(path.stat().st_size for path in files) <= MAX_EMBEDDED_BYTES
+
+
+def pictures_of(folder: Path, record: Record) -> dict[str, Path]:
     """The record's pictures that exist inside the run's folder, links followed."""
     root = (folder / "images").resolve()
     place = root / str(record["case"]) / str(record["variant"])
@@ -112,10 +103,12 @@ def _pictures(folder: Path, record: Record) -> dict[str, Path]:
     return {name: path for name, path in paths.items() if path.is_relative_to(root) and not file_fault(path)}
 
 
-def _source(path: Path, folder: Path, *, embed: bool) -> str:
+def _picture(name: str, path: Path, folder: Path, *, embed: bool) -> Picture:
     if embed:
-        return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-    return quote(path.relative_to(folder.resolve()).as_posix())
+        source = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    else:
+        source = quote(path.relative_to(folder.resolve()).as_posix())
+    return Picture(name, PICTURES[name], source)
 
 
 def _typical(summary: Summary) -> Row | None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from sparsedit.calibration import plan_dense_steps
 from sparsedit.jobs import Job
 from sparsedit.manifest import Variant
 from sparsedit.report.numbers import percent
@@ -53,7 +54,7 @@ def plan_rows(entries: Sequence[dict[str, Cell]]) -> list[list[str]]:
             f"{entry['case']}/{entry['variant']}" + (" *" if entry["prompt_changed"] else ""),
             str(entry["edit_type"] or ""),
             f"{entry['task']}",
-            f"{entry['way']}",
+            f"{entry['way']}" + (f", {entry['dense_steps']} dense" if entry["dense_steps"] else ""),
             f"{entry['width']}x{entry['height']}",
             percent(float(entry["edit_ratio"] or 0)),
             f"{entry['steps_run']} of {entry['steps']} at {entry['strength']}",
@@ -69,12 +70,15 @@ def schedule(settings: Settings) -> str:
 
 def _entry(job: Job, variant: Variant, size: tuple[int, int], ratio: float) -> dict[str, Cell]:
     settings = job.settings
+    dense = plan_dense_steps(settings)
     return {
         "case": job.case.id,
         "variant": variant.id,
         "edit_type": variant.edit_type,
         "task": settings.task,
         "way": settings.way,
+        "dense_steps": dense.count if dense else None,
+        "dense_steps_expected": dense.expected if dense else None,
         "dense": settings.dense,
         "prompt_changed": variant.prompt != job.case.prompt,
         "width": size[0],

@@ -15,7 +15,7 @@ from typing import Any
 from sparsedit.records import STAGES, Record
 from sparsedit.report.numbers import size_of
 
-THIN_WAYS = ("alongside", "warm")
+THIN_WAYS = ("alongside", "warm", "cold")
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,10 @@ class Row:
 
     @property
     def first_speedup(self) -> float | None:
-        """Of the first edit, which pays for the recording."""
-        return _ratio(self.dense_s, self.record_s + self.sparse_s) if self.record_s and self.sparse_s else None
+        """Of the first edit, which pays for the recording; a cold one has none."""
+        if self.record_s is None or self.sparse_s is None:
+            return None
+        return _ratio(self.dense_s, self.record_s + self.sparse_s)
 
     def entry(self) -> dict[str, Any]:
         """The row's numbers with those derived from them, for JSON."""
@@ -109,7 +111,7 @@ def summarise(records: Sequence[Record], environment: Mapping[str, Any] | None =
         title=_title(records),
         rows=rows,
         means=tuple(_means(rows)),
-        stages=tuple(_stage_row(stage, thin) for stage in STAGES) if thin else (),
+        stages=tuple(_stage_row(stage, thin) for stage in STAGES if any(stage in record["stages"] for record in thin)),
         notes=tuple(_notes(records, rows)),
         machine=_machine(records, environment or {}),
     )
@@ -122,8 +124,9 @@ def stage_seconds(record: Record, stage: str, kind: str) -> float | None:
 
 
 def stage_macs(record: Record, stage: str, kind: str) -> int | None:
-    """Multiply-adds of a stage; a dense pass that was not run counts what the recording did."""
-    entry = _entry(record, stage, kind) or (_entry(record, stage, "record") if kind == "dense" else {})
+    """Multiply-adds of a stage; a dense pass that was not run counts what the recording of all its steps did."""
+    instead = "record" if kind == "dense" and not record.get("dense_steps") else kind
+    entry = _entry(record, stage, kind) or _entry(record, stage, instead)
     return entry.get("macs") or None
 
 
@@ -201,7 +204,7 @@ def _stage_row(stage: str, records: Sequence[Record]) -> StageRow:
 
 def _notes(records: Sequence[Record], rows: Sequence[Row]) -> Iterable[str]:
     """What a reader must know beside the numbers, each note once."""
-    missing: dict[str, None] = {}
+    missing: dict[str, dict[str, None]] = {}  # reason -> names, each once, in order
     for record, row in zip(records, rows, strict=True):
         if row.failed:
             yield f"{row.name} failed: {record.get('reason')}"
@@ -209,10 +212,22 @@ def _notes(records: Sequence[Record], rows: Sequence[Row]) -> Iterable[str]:
             yield f"{row.name}: {record['reason']}"
         if (record.get("fidelity") or {}).get("outside_equal") is False:
             yield f"{row.name}: pixels outside its mask changed"
-        missing |= dict.fromkeys(f"{name}: {reason}" for name, reason in (record.get("missing") or {}).items())
-    if any(row.prompt_changed and row.inside_psnr is not None for row in rows):
+        for name, reason in (record.get("missing") or {}).items():
+            missing.setdefault(reason, {})[name] = None
+    yield from dict.fromkeys(_few(record) for record in records if record.get("dense_steps"))
+    if any(row.prompt_changed and row.way != "cold" and row.inside_psnr is not None for row in rows):
         yield "* the prompt changed: the dense edit's background moves with it, the sparse one's stays, so PSNR is low"
-    yield from missing
+    yield from (f"{', '.join(names)}: {reason}" for reason, names in missing.items())
+
+
+def _few(record: Record) -> str:
+    """Why an edit was dearer or cheaper than others: the steps that were made densely, and who chose them."""
+    few = record["dense_steps"]
+    did = "made densely, then all of them at the edited sites" if record["way"] == "cold" else "recorded"
+    chosen = (
+        "" if few["expected"] is None else f" (chosen for {few['fidelity']:g} dB; the table has {few['expected']:g})"
+    )
+    return f"{record['way']}: {few['count']} of {few['total']} steps {did}{chosen}"
 
 
 def _title(records: Sequence[Record]) -> str:

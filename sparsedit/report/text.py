@@ -1,4 +1,4 @@
-"""Tables as text: what is safe to print, CSV for spreadsheets, Markdown for documents.
+"""Tables as text: what is safe to print, CSV for spreadsheets, Markdown and LaTeX for documents.
 
 Prompts, reasons and names come from files that others wrote, so nothing of them may act: not on a terminal, not as
 a formula in a spreadsheet, not as markup.
@@ -27,6 +27,10 @@ STAGE_HEADINGS = ("stage", "median seconds", "speed-up", "fewer MACs")
 # Spreadsheets take a cell for a formula by its first character, the wide forms of East Asian keyboards included.
 _FORMULA = tuple("=+-@＝＋－＠")  # noqa: RUF001
 _MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|~$])")
+_LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "×": r"$\times$", "→": r"$\to$", "–": "--",
+}  # fmt: skip
 _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 
@@ -78,6 +82,19 @@ def markdown_text(text: str) -> str:
     return _MARKUP.sub(r"\\\1", printable(text)).translate(_ENTITIES)
 
 
+def to_latex(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A `tabular` with the rules of booktabs; every cell is text."""
+    columns = "l" + "r" * (len(header) - 1)
+    lines = [" & ".join(map(latex_text, line)) + r" \\" for line in (header, *rows)]
+    body = "\n".join([lines[0], r"\midrule", *lines[1:]])
+    return f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
+
+
+def latex_text(text: str) -> str:
+    """The text so that LaTeX sets it as it is."""
+    return "".join(_LATEX.get(character, character) for character in printable(text))
+
+
 def records_csv(records: Sequence[Record]) -> str:
     """One line per record: what it was, and its numbers unrounded."""
     rows = summarise(records).rows
@@ -94,6 +111,11 @@ def summary_markdown(summary: Summary) -> str:
         markdown_text(summary.machine) + "\n" if summary.machine else "",
     ]
     return "\n".join(part for part in parts if part)
+
+
+def summary_latex(summary: Summary) -> str:
+    """The summary's table of edits."""
+    return to_latex(HEADINGS, [row_cells(row) for row in (*summary.rows, *summary.means)])
 
 
 def _flat(record: Record, row: Row) -> dict[str, Cell]:

@@ -11,8 +11,19 @@ Knows torch and the leaves of diffusers' blocks; knows no pipeline, no scheduler
 
 from sparsedit.sparse.cache import ActivationCache
 from sparsedit.sparse.graphs import ThinGraphs
+from sparsedit.sparse.interpolation import InterpolatedCache
 from sparsedit.sparse.packing import PackedWeights
-from sparsedit.sparse.sites import SitePyramid
+from sparsedit.sparse.sites import SitePyramid, dilate
 from sparsedit.sparse.swap import alongside, record, sparse
 
-__all__ = ["ActivationCache", "PackedWeights", "SitePyramid", "ThinGraphs", "alongside", "record", "sparse"]
+__all__ = [
+    "ActivationCache",
+    "InterpolatedCache",
+    "PackedWeights",
+    "SitePyramid",
+    "ThinGraphs",
+    "alongside",
+    "dilate",
+    "record",
+    "sparse",
+]

@@ -78,7 +78,7 @@ class Arena:
                 self._halos[run] = pyramid.neighbours(window).halo
                 tensors = tuple(memory.around(self._halos[run]))
             else:
-                tensors = like.step.leaves[run].tensors if like else tuple(map(torch.empty_like, memory.tensors))
+                tensors = like.step.leaves[run].tensors if like else tuple(map(torch.empty_like, memory.values))
             rooms[run] = FixedMemory(tensors, memory.size, memory.grid)
         outputs = like.step.outputs if like else [torch.empty_like(out) for out in step.outputs]
         self.step: Step = replace(step, leaves=rooms, outputs=outputs)
@@ -95,9 +95,9 @@ class Arena:
         for run, room in self.step.leaves.items():
             memory = step.leaves[run]
             if run in self._halos:
-                torch.index_select(memory.tensors[0], 1, self._halos[run], out=room.tensors[0])
+                memory.rows(self._halos[run], out=room.tensors[0])
             else:
-                pairs += zip(room.tensors, memory.tensors, strict=True)
+                pairs += zip(room.tensors, memory.values, strict=True)
         copy_all(pairs)
 
 

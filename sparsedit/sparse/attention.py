@@ -13,6 +13,8 @@ is; they all compute what `attend` does.
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -30,11 +32,19 @@ SCORES = 1 << 24
 
 
 class KeyValue(Leaf):
-    """A key or value projection; `thin` gives what queries meet, [B, heads, T, d]."""
+    """A key or value projection; thinly it answers the queries of active tokens."""
 
     def __init__(self, name: str, module: nn.Module, heads: int) -> None:
         super().__init__(name, module)
         self.heads = heads
+
+    @abstractmethod
+    def answers(self, call: Call, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """For each part of the queries what it meets, [B, heads, T, d]."""
+
+    def thin(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        ((_, met),) = self.answers(call, x)
+        return met
 
     def project(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The module's own output [B, T, C], by its packed weight where there is one."""
@@ -57,19 +67,24 @@ class SelfKeyValue(KeyValue):
         call.remember(self.name, Memory((split_heads(y.detach(), self.heads).contiguous(),), call.resolution))
         return y
 
-    def thin(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def answers(self, call: Call, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
         memory = call.recall(self.name)
-        active = call.pyramid.level(memory.size).index
-        return memory.renewed(active, split_heads(self.project(call, x, *args, **kwargs), self.heads))
+        rows = split_heads(self.project(call, x), self.heads)
+        for part, own in zip(call.pyramid.parts, call.pyramid.slices(memory.size), strict=True):
+            yield own, memory.renewed(part.level(memory.size).index, rows[:, :, own])
 
 
 class TextKeyValue(KeyValue):
     """Of a cross-attention: computed once per prompt, for recordings and edits alike."""
 
     def record(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return merge_heads(self.thin(call, x, *args, **kwargs))
+        return merge_heads(self.projected(call, x, *args, **kwargs))
 
-    def thin(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def answers(self, call: Call, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        yield slice(None), self.projected(call, x)
+
+    def projected(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Keys or values of a prompt [B, L, D], by heads."""
         key = (self.name, call.texts.find(x))
         if key not in call.texts.projected:
             projected = self.dense(x, *args, **kwargs).detach()
@@ -113,9 +128,11 @@ class Attending(Leaf):
             tokens = attention.group_norm(tokens.transpose(1, 2)).transpose(1, 2)
         seen = tokens if encoder_hidden_states is None else encoder_hidden_states
         query = split_heads(attention.to_q(tokens), attention.heads)
-        key, value = self.key.thin(call, seen), self.value.thin(call, seen)
-        out = attend(query, key, value, self.mask(attention_mask, encoder_hidden_states))
-        out = attention.to_out[1](attention.to_out[0](merge_heads(out)))
+        mask = self.mask(attention_mask, encoder_hidden_states)
+        met = zip(self.key.answers(call, seen), self.value.answers(call, seen), strict=True)
+        parts = [attend(query[:, :, own], key, value, mask) for (own, key), (_, value) in met]
+        out = merge_heads(parts[0] if len(parts) == 1 else torch.cat(parts, 2))
+        out = attention.to_out[1](attention.to_out[0](out))
         out = thin(out) if x.ndim == 4 else out
         if attention.residual_connection:
             out = out + x

@@ -1,14 +1,16 @@
 """What a dense pass on the original leaves behind for the thin passes of its edits.
 
 An `ActivationCache` is a list of steps, one per call of the model; a `Step` holds the remembered tensors of each
-leaf by name. Cross-attention's keys and values depend on the prompt alone and are kept once (`TextMemory`). Where
-the tensors live is decided here and nowhere else.
+leaf by name. Cross-attention's keys and values depend on the prompt alone and are kept once (`TextMemory`). How the
+tensors are held is a matter of `Memory` and its kin (`int8.py`, `halo.py`); where they lie, of a cache and its kin
+(`sparsedit.cache`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,16 +21,27 @@ from sparsedit.sparse.sites import Size
 
 @dataclass(frozen=True)
 class Memory:
-    """What one leaf remembers of one step: rows or statistics, and the size of the map they came from."""
+    """What one leaf remembers of one step: rows or statistics, and the size of the map they came from.
+
+    `tensors` is what is held, `values` the same as the leaf works with it; here they are one.
+    """
 
     tensors: tuple[Tensor, ...]
     size: Size
     grid: Size | None = None
 
+    @property
+    def values(self) -> tuple[Tensor, ...]:
+        return self.tensors
+
+    def rows(self, positions: Tensor, out: Tensor | None = None) -> Tensor:
+        """Rows [B, M, C] of a remembered map at flat positions [M], written to `out` where there is one."""
+        return torch.index_select(self.tensors[0], 1, positions, out=out)
+
     def around(self, positions: Tensor) -> list[Tensor]:
         """Rows of a remembered map at flat positions [M], then one row of zeros: pieces [B, m, C]."""
-        rows = self.tensors[0]
-        return [rows.index_select(1, positions), rows.new_zeros(rows.shape[0], 1, rows.shape[2])]
+        rows = self.rows(positions)
+        return [rows, rows.new_zeros(rows.shape[0], 1, rows.shape[2])]
 
     def renewed(self, active: Tensor, rows: Tensor) -> Tensor:
         """Remembered keys or values [B, heads, T, d] with `rows` [B, heads, N, d] in the place of active tokens [N]."""
@@ -50,6 +63,13 @@ class Step:
     timestep: Tensor | None = None
     leaves: dict[str, Memory] = field(default_factory=dict)
     outputs: list[Tensor] = field(default_factory=list)
+
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> Step:
+        """The same step with `function` applied to every tensor of its leaves and outputs."""
+        leaves = {
+            name: replace(memory, tensors=tuple(map(function, memory.tensors))) for name, memory in self.leaves.items()
+        }
+        return replace(self, leaves=leaves, outputs=list(map(function, self.outputs)))
 
     @property
     def nbytes(self) -> int:
@@ -80,13 +100,30 @@ class TextMemory:
         kept = ((known, number) for known, version, number in self.texts if version == _version(known))
         equal = (number for known, number in kept if _equal(known, text))
         number = next(equal, self.prompts)
+        self.know(text, number)
+        return number
+
+    def know(self, text: Tensor, number: int) -> None:
+        """From now on recognise `text` as the prompt of that number."""
         self.prompts = max(self.prompts, number + 1)
         self.texts.append((text, _version(text), number))
-        return number
+
+    def numbered(self) -> dict[int, Tensor]:
+        """One tensor for each prompt that is still what it was."""
+        return {number: text for text, version, number in self.texts if version == _version(text)}
 
     @property
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.projected.values())
+
+
+class Remembered(Protocol):
+    """What thin passes read from: a prompt's keys and values, and the n-th step of a schedule."""
+
+    @property
+    def texts(self) -> TextMemory: ...
+
+    def step(self, number: int) -> Step: ...
 
 
 class ActivationCache:

@@ -113,7 +113,8 @@ class ThinGraph:
     def run(self) -> Any:
         """The thin pass on what was loaded."""
         args, kwargs = self.nest
-        return self.surface.thin_pass(Call(self.arena.step, self.arena.texts, self.pyramid), args, kwargs)
+        (out,) = self.surface.thin_pass(Call(self.arena.step, self.arena.texts, self.pyramid), [(args, kwargs)])
+        return out
 
 
 class ThinGraphs:

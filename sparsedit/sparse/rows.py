@@ -6,13 +6,13 @@ channels of one site lie together, which is what the gathers and matrix products
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sparsedit.sparse.sites import Sites
+from sparsedit.sparse.sites import SitePyramid
 
 
 def map_rows(x: Tensor) -> Tensor:
@@ -30,16 +30,29 @@ def thin(rows: Tensor) -> Tensor:
     return rows.unsqueeze(2).permute(0, 3, 1, 2)
 
 
-def gather(x: Tensor, sites: Sites) -> Tensor:
-    """Map [B, C, H, W] -> thin image of its active sites."""
-    return thin(x.flatten(2).index_select(2, sites.index).transpose(1, 2).contiguous())
+def gather(maps: Sequence[Tensor], pyramid: SitePyramid) -> Tensor:
+    """Maps [B, C, H, W], one for each part of the sites -> thin image of the active sites of all."""
+    size = (maps[0].shape[2], maps[0].shape[3])
+    rows = [
+        x.flatten(2).index_select(2, part.level(size).index).transpose(1, 2)
+        for x, part in zip(maps, pyramid.parts, strict=True)
+    ]
+    return thin(torch.cat(rows, 1))
 
 
-def scatter(x: Tensor, remembered: Tensor, sites: Sites) -> Tensor:
-    """Thin image written over a copy of the remembered map [B, C, H, W]; sites outside keep their bits."""
-    out = remembered.flatten(2).clone()
-    out.index_copy_(2, sites.index, x.squeeze(-1).to(out.dtype))
-    return out.view(remembered.shape)
+def scatter(x: Tensor, remembered: Tensor, pyramid: SitePyramid) -> list[Tensor]:
+    """Thin image written over copies of the remembered map [B, C, H, W], one for each part of the sites.
+
+    Sites outside keep their bits.
+    """
+    size = (remembered.shape[2], remembered.shape[3])
+    written = []
+    for part, own in zip(pyramid.parts, pyramid.slices(size), strict=True):
+        out = remembered.flatten(2).clone()
+        if not part.empty:
+            out.index_copy_(2, part.level(size).index, x[:, :, own].squeeze(-1).to(out.dtype))
+        written.append(out.view(remembered.shape))
+    return written
 
 
 def map_tensors(value: Any, function: Callable[[Tensor], Any]) -> Any:

@@ -3,12 +3,17 @@
 A mask of the edit is given once, at any resolution of the model. From it follow, on demand and kept, the active
 sites of every other resolution (`SitePyramid.level`) and the plan of every k x k neighbourhood
 (`SitePyramid.neighbours`). Geometry only: nothing here knows weights, models or tasks.
+
+Reckoned with NumPy on one core: arrays are small, and torch's threads cost more to wake than there is to do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,6 +21,7 @@ from torch import Tensor
 from sparsedit.errors import EngineError
 
 Size = tuple[int, int]
+Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -33,10 +39,10 @@ class Sites:
     @classmethod
     def from_mask(cls, mask: Tensor) -> Sites:
         """Sites of a bool mask [H, W]."""
-        index = mask.flatten().nonzero().flatten()
-        position = torch.full((mask.numel(),), -1, dtype=torch.long)
-        position[index] = torch.arange(len(index))
-        return cls((mask.shape[0], mask.shape[1]), index, position)
+        index = np.flatnonzero(mask.numpy())
+        position = np.full(mask.numel(), -1, dtype=np.int32)  # a large map: half the memory to touch
+        position[index] = np.arange(len(index), dtype=np.int32)
+        return cls((mask.shape[0], mask.shape[1]), torch.from_numpy(index), torch.from_numpy(position))
 
     @property
     def count(self) -> int:
@@ -90,7 +96,7 @@ class SitePyramid:
         self.mask = mask
         self.level_dilation = level_dilation
         self.device = device or torch.device("cpu")
-        self.empty = not bool(mask.any())
+        self.empty = not mask.numpy().any()
         self._host: dict[Size, Sites] = {}
         self._host_plans: dict[Window, Neighbours] = {}
         self._levels: dict[Size, Sites] = {}
@@ -110,7 +116,7 @@ class SitePyramid:
         if mask.dtype != torch.bool or mask.ndim != 2 or mask.numel() == 0:
             shape = list(mask.shape)
             raise EngineError(f"a site mask must be a bool tensor [H, W] with pixels in it, not {mask.dtype} {shape}")
-        return cls(_dilate(mask.detach().cpu(), dilation), level_dilation)
+        return cls(dilate(mask.detach().cpu(), dilation), level_dilation)
 
     @property
     def size(self) -> Size:
@@ -137,6 +143,15 @@ class SitePyramid:
             self._levels[size] = Sites(size, send(host.index, self.device), host.position)
         return self._levels[size]
 
+    @property
+    def parts(self) -> Sequence[SitePyramid]:
+        """The pyramids whose sites lie one after the other in this one: itself, but for a joint one."""
+        return (self,)
+
+    def slices(self, size: Size) -> list[slice]:
+        """Where each part's sites lie in the level of that size."""
+        return [slice(0, self.level(size).count)]
+
     def fraction(self, size: Size) -> float:
         """Share of active sites in the map of that size, 0 to 1."""
         return 0.0 if self.empty else self._host_level(size).count / (size[0] * size[1])
@@ -152,7 +167,7 @@ class SitePyramid:
         if size not in self._host:
             mask = resize_mask(self.mask, size)
             if size != self.size:
-                mask = _dilate(mask, self.level_dilation)
+                mask = dilate(mask, self.level_dilation)
             if self.empty:
                 mask = torch.zeros(size, dtype=torch.bool)
                 mask[0, 0] = True
@@ -182,16 +197,16 @@ def resize_mask(mask: Tensor, size: Size) -> Tensor:
     height, width = mask.shape
     if (height, width) == size:
         return mask
-    coarse = torch.zeros(size, dtype=torch.bool)
+    coarse = np.zeros(size, dtype=bool)
+    y, x = np.nonzero(mask.numpy())
     halvings = 0
     for exponent in range(1, max(height, width).bit_length() + 1):
         step = 2**exponent
         if all(out in (n // step, -(-n // step)) for n, out in ((height, size[0]), (width, size[1]))):
-            y, x = mask.nonzero().unbind(1)
-            coarse[(y // step).clamp(max=size[0] - 1), (x // step).clamp(max=size[1] - 1)] = True
+            coarse[np.minimum(y >> exponent, size[0] - 1), np.minimum(x >> exponent, size[1] - 1)] = True
             halvings += 1
     if halvings:
-        return coarse
+        return torch.from_numpy(coarse)
     for exponent in range(1, max(size).bit_length() + 1):
         step = 2**exponent
         if all(n in (out // step, -(-out // step)) for n, out in ((height, size[0]), (width, size[1]))):
@@ -208,30 +223,35 @@ def plan_neighbours(out: Sites, source: Sites, window: Window) -> Neighbours:
 
     Pure integer geometry on the CPU; `source` must be the sites of `window.source`, `out` those of `window.output`.
     """
-    rows, inside_y = _taps(out.index // out.size[1], window, axis=0)
-    columns, inside_x = _taps(out.index % out.size[1], window, axis=1)
-    flat = (rows[:, :, None] * window.source[1] + columns[:, None, :]).flatten(1)
-    inside = (inside_y[:, :, None] & inside_x[:, None, :]).flatten(1)
-    position = source.position[flat]
-    missing = inside & (position < 0)
-    needed = torch.zeros(source.position.shape, dtype=torch.bool)
-    needed[flat[missing]] = True
-    halo = needed.nonzero().flatten()
-    row_of = torch.empty(source.position.shape, dtype=torch.long)
-    row_of[halo] = source.count + torch.arange(len(halo))
-    gather = torch.where(missing, row_of[flat], position)
-    gather[~inside] = source.count + len(halo)
-    return Neighbours(gather.flatten(), halo)
+    index, position = out.index.numpy(), source.position.numpy()
+    rows, inside_y = _taps(index // out.size[1], window, axis=0)
+    columns, inside_x = _taps(index % out.size[1], window, axis=1)
+    flat = (rows[:, :, None] * window.source[1] + columns[:, None, :]).ravel()
+    outside = ~(inside_y[:, :, None] & inside_x[:, None, :]).ravel()
+    gather = position.take(flat).astype(np.int64)
+    gather[outside] = 0  # no halo, whatever lies there
+    missing = np.flatnonzero(gather < 0)
+    wanted = flat[missing]
+    first = wanted.min(initial=len(position))
+    needed = np.zeros(wanted.max(initial=first) + 1 - first, dtype=bool)  # of the rows of pixels around the edit
+    needed[wanted - first] = True
+    halo = np.flatnonzero(needed)
+    row_of = np.empty(len(needed), dtype=np.int64)
+    row_of[halo] = source.count + np.arange(len(halo))
+    gather[missing] = row_of[wanted - first]
+    halo += first
+    gather[outside] = source.count + len(halo)
+    return Neighbours(torch.from_numpy(gather), torch.from_numpy(halo))
 
 
-def _taps(coordinate: Tensor, window: Window, axis: int) -> tuple[Tensor, Tensor]:
+def _taps(coordinate: Indices, window: Window, axis: int) -> tuple[Indices, npt.NDArray[np.bool_]]:
     """Source coordinates [N, k] that the taps of output coordinates [N] read, and whether they lie in the map."""
     before = window.padding[2 * axis]
-    offset = torch.arange(window.kernel[axis]) * window.dilation[axis] - before
+    offset = np.arange(window.kernel[axis]) * window.dilation[axis] - before
     grid = coordinate[:, None] * window.stride[axis] + offset
     inside = (grid >= 0) & (grid < window.grid[axis])
-    parent = nearest_parents(window.source[axis], window.grid[axis])
-    return parent[grid.clamp(0, window.grid[axis] - 1)], inside
+    parent = nearest_parents(window.source[axis], window.grid[axis]).numpy()
+    return parent.take(grid, mode="clip"), inside
 
 
 def nearest_parents(source: int, grid: int) -> Tensor:
@@ -240,8 +260,20 @@ def nearest_parents(source: int, grid: int) -> Tensor:
     return F.interpolate(line, size=grid, mode="nearest")[0, 0].long()
 
 
-def _dilate(mask: Tensor, sites: int) -> Tensor:
+def dilate(mask: Tensor, sites: int) -> Tensor:
+    """A bool mask [H, W] grown by a square: active within `sites` of an active one, diagonals included."""
     if sites <= 0:
         return mask
-    grown = F.max_pool2d(mask[None].float(), 2 * sites + 1, stride=1, padding=sites)
-    return grown[0] > 0
+    grown = mask.numpy()
+    for axis in (0, 1):
+        reach, wanted = 0, min(sites, grown.shape[axis])
+        while reach < wanted:
+            # What reaches r to one side leaves no gap when it is moved by up to r + 1.
+            step = min(reach + 1, wanted - reach)
+            ahead, behind = np.moveaxis(grown, axis, 0)[step:], np.moveaxis(grown, axis, 0)[:-step]
+            grown = grown.copy()
+            line = np.moveaxis(grown, axis, 0)
+            line[:-step] |= ahead
+            line[step:] |= behind
+            reach += step
+    return torch.from_numpy(grown)

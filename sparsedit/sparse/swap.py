@@ -16,16 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from sparsedit.errors import EngineError
-from sparsedit.sparse.batch import RowPicker, interleave
-from sparsedit.sparse.cache import ActivationCache, Step, TextMemory
+from sparsedit.sparse.batch import Grouping, RowPicker, interleave
+from sparsedit.sparse.cache import ActivationCache, Remembered, Step, TextMemory
 from sparsedit.sparse.graphs import ThinGraphs
 from sparsedit.sparse.leaves import Call, Leaf
+from sparsedit.sparse.offload import offloaded, onloaded
 from sparsedit.sparse.packing import PackedWeights
 from sparsedit.sparse.rows import gather, map_tensors, scatter, tensors_of
 from sparsedit.sparse.sites import SitePyramid
 from sparsedit.sparse.survey import find_leaves
 
-Observe = Callable[[int], AbstractContextManager[Any]]
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+Observe = Callable[[Sequence[int]], AbstractContextManager[Any]]
 
 
 @contextmanager
@@ -48,7 +50,7 @@ def record(model: nn.Module, cache: ActivationCache, *, moments: bool = False) -
 @contextmanager
 def sparse(
     model: nn.Module,
-    cache: ActivationCache,
+    cache: Remembered,
     sites: SitePyramid,
     *,
     packed: PackedWeights | None = None,
@@ -83,9 +85,9 @@ def alongside(
     """Run an original and its variants in one batch: one dense row, one thin row per pyramid in `sites`.
 
     The batch is laid out as pipelines lay it out, [original, variant 1, ..., variant k], repeated for every half
-    of classifier-free guidance. The dense row fills a cache that lives for one call. `observe(row)`, when given,
-    is entered around the work of each row (0 = the original), for clocks. Yields that cache, whose `peak_bytes`
-    says how large it grew.
+    of classifier-free guidance. The dense row fills a cache that lives for one call. Variants that differ in their
+    pixels alone run together, as one thin image. `observe(rows)`, when given, is entered around the work of these
+    rows (0 = the original), for clocks. Yields that cache, whose `peak_bytes` says how large it grew.
     """
     surface = Surface(model, packed, moments, graphs)
     cache = ActivationCache()
@@ -133,7 +135,7 @@ class Surface:
 
         return edge
 
-    def thinner(self, cache: ActivationCache, sites: SitePyramid) -> Callable[..., Any]:
+    def thinner(self, cache: Remembered, sites: SitePyramid) -> Callable[..., Any]:
         texts = cache.texts.child()
         calls = 0
 
@@ -147,16 +149,19 @@ class Surface:
 
     def lockstep(self, cache: ActivationCache, sites: Sequence[SitePyramid], observe: Observe) -> Callable[..., Any]:
         pick = RowPicker(1 + len(sites))
+        grouping = Grouping(sites, apart=self.moments or self.graphs is not None)
 
         def edge(*args: Any, **kwargs: Any) -> Any:
             cache.steps.clear()
-            with observe(0):
-                outputs = [self.record_call(cache, *pick(0, args, kwargs))]
-            for row, pyramid in enumerate(sites, 1):
-                with observe(row):
-                    outputs.append(self.thin_call(cache.step(0), cache.texts, pyramid, *pick(row, args, kwargs)))
+            original, *variants = (pick(row, args, kwargs) for row in range(1 + len(sites)))
+            with observe([0]):
+                outputs = {0: self.record_call(cache, *original)}
+            for rows, pyramid in grouping(variants):
+                with observe(rows):
+                    done = self.thin_calls(cache.step(0), cache.texts, pyramid, [variants[row - 1] for row in rows])
+                outputs |= zip(rows, done, strict=True)
             cache.steps.clear()
-            return interleave(outputs)
+            return interleave([outputs[row] for row in range(1 + len(sites))])
 
         return edge
 
@@ -178,34 +183,32 @@ class Surface:
         self, step: Step, texts: TextMemory, sites: SitePyramid, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """One call on the active sites, its result written over the remembered output of the step."""
-        x, timestep = self._inputs(args, kwargs)
-        _check_fit(step, x, timestep)
-        if timestep is not None and step.timestep is not None and not timestep.is_meta:
-            self.unchecked.append((step.timestep, timestep))
-            if {timestep.device.type, step.timestep.device.type} == {"cpu"}:
-                self.check_timesteps()
+        (out,) = self.thin_calls(step, texts, sites, [(args, kwargs)])
+        return out
+
+    def thin_calls(self, step: Step, texts: TextMemory, sites: SitePyramid, calls: Sequence[Arguments]) -> list[Any]:
+        """The same for calls that differ in their maps alone, one for each part of the sites."""
+        for args, kwargs in calls:
+            self._check(step, *self._inputs(args, kwargs))
         if self.graphs is not None and not sites.empty:
-            return self.graphs.call(self, step, texts, sites, args, kwargs)
-        return self.thin_pass(Call(step, texts, sites.to(x.device), self.packed), args, kwargs)
+            return [self.graphs.call(self, step, texts, sites, *calls[0])]
+        return self.thin_pass(Call(step, texts, sites.to(step.device), self.packed), calls)
 
-    def thin_pass(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The device's part of a thin call: it depends on shapes alone and never waits, so a CUDA graph can hold it."""
+    def thin_pass(self, call: Call, calls: Sequence[Arguments]) -> list[Any]:
+        """The device's part of thin calls: it depends on shapes alone and never waits, so a CUDA graph can hold it."""
         pyramid = call.pyramid
-
-        def inward(tensor: Tensor) -> Tensor:
-            return gather(tensor, pyramid.level((tensor.shape[2], tensor.shape[3]))) if tensor.ndim == 4 else tensor
-
+        columns = zip(*(tensors_of(arguments) for arguments in calls), strict=True)
+        thin = iter([gather(tensors, pyramid) if tensors[0].ndim == 4 else tensors[0] for tensors in columns])
+        args, kwargs = map_tensors(calls[0], lambda _: next(thin))
         with self._during(call):
-            out = self.dense(*map_tensors(args, inward), **map_tensors(kwargs, inward))
-        remembered = iter(call.step.outputs)
+            out = self.dense(*args, **kwargs)
+        written = [scatter(*pair, pyramid) for pair in zip(tensors_of(out), call.step.outputs, strict=True)]
 
-        def outward(tensor: Tensor) -> Tensor:
-            full = next(remembered)
-            if pyramid.empty:
-                return full.clone()
-            return scatter(tensor, full, pyramid.level((full.shape[2], full.shape[3])))
+        def part(number: int) -> Any:
+            own = iter(written)
+            return map_tensors(out, lambda _: next(own)[number])
 
-        return map_tensors(out, outward)
+        return [part(number) for number in range(len(calls))]
 
     def check_timesteps(self) -> None:
         """Raise EngineError for the first call since the last check that ran at another timestep than its step."""
@@ -222,6 +225,8 @@ class Surface:
             self.call = None
 
     def _run(self, leaf: Leaf) -> Callable[..., Tensor]:
+        elsewhere = offloaded(leaf.module)
+
         def forward(*args: Any, **kwargs: Any) -> Tensor:
             call = self.call
             if call is None:
@@ -229,9 +234,18 @@ class Surface:
             if not args:
                 args = (kwargs.pop(next(iter(inspect.signature(leaf.dense).parameters))),)
             run = leaf.record if call.sites is None else leaf.thin
-            return run(call, *args, **kwargs)
+            with onloaded(elsewhere):
+                return run(call, *args, **kwargs)
 
         return forward
+
+    def _check(self, step: Step, x: Tensor, timestep: Tensor | None) -> None:
+        """Raise EngineError for inputs that do not fit their step; timesteps on a GPU are left for later."""
+        _check_fit(step, x, timestep)
+        if timestep is not None and step.timestep is not None and not timestep.is_meta:
+            self.unchecked.append((step.timestep, timestep))
+            if {timestep.device.type, step.timestep.device.type} == {"cpu"}:
+                self.check_timesteps()
 
     def _inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         """The image input of a call and its timestep, where the model takes one."""

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from sparsedit.stages import OnStep, Schedule, Stages, generators
+from sparsedit.control import Control
+from sparsedit.noise import generators, resumed
+from sparsedit.stages import OnStep, Schedule, Stages
+from sparsedit.tasks.decoding import decode
 from sparsedit.ways import Way
 
 
@@ -24,6 +27,7 @@ def inpaint(
     schedule: Schedule,
     seed: int,
     on_step: OnStep,
+    control: Control | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Photos [P, 3, H, W] in [-1, 1], holes [P, 1, H, W] (1 = make anew) -> the results and their latents.
 
@@ -37,7 +41,7 @@ def inpaint(
     if stages.channels > latents.shape[1]:
         with way.around("encoder", stages.vae.encoder):
             masked = stages.encode(pictures * (1 - holes), noise)
-    with way.around("unet", stages.unet):
-        latents = stages.denoise_masked(latents, holes, masked, text, schedule, noise, on_step)
-    with way.around("decoder", stages.vae.decoder):
-        return stages.decode(latents), latents
+    for steps in way.passes(schedule):
+        with way.around("unet", stages.unet), way.beside("controlnet", stages.controlnet):
+            denoised = stages.denoise_masked(latents, holes, masked, text, steps, resumed(noise), on_step, control)
+    return decode(stages, way, denoised), denoised

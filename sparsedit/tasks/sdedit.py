@@ -9,7 +9,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from sparsedit.stages import OnStep, Schedule, Stages, generators
+from sparsedit.control import Control
+from sparsedit.noise import generators, resumed
+from sparsedit.stages import OnStep, Schedule, Stages
+from sparsedit.tasks.decoding import decode
 from sparsedit.ways import Way
 
 
@@ -22,13 +25,14 @@ def sdedit(
     schedule: Schedule,
     seed: int,
     on_step: OnStep,
+    control: Control | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Pictures [P, 3, H, W] in [-1, 1] and a prompt for each -> the results and their latents."""
     noise = generators(len(pictures), seed)
     text = stages.text(prompts, negative, schedule)
     with way.around("encoder", stages.vae.encoder):
         latents = stages.encode(pictures, noise)
-    with way.around("unet", stages.unet):
-        latents = stages.denoise(latents, text, schedule, noise, on_step)
-    with way.around("decoder", stages.vae.decoder):
-        return stages.decode(latents), latents
+    for steps in way.passes(schedule):
+        with way.around("unet", stages.unet), way.beside("controlnet", stages.controlnet):
+            denoised = stages.denoise(latents, text, steps, resumed(noise), on_step, control)
+    return decode(stages, way, denoised), denoised

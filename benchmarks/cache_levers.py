@@ -1,0 +1,113 @@
+"""What the levers on a recording's size cost in fidelity, and what they save.
+
+    python -m benchmarks.cache_levers [--scenes N] [--steps N] [--no-fidelity]
+
+Fidelity: stroke edits of the demo suite with their prompt unchanged, PSNR inside the edit against the dense edit of the
+same run, once on a recording as it is and once on the same recording with keys and values in int8. Size: SDXL at
+1024x1024, bf16, with guidance, counted on the meta device. Recording K of N steps is measured elsewhere; here it is
+only counted. Takes no times. The last line of stdout is one JSON document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from statistics import mean
+from typing import Any
+
+import torch
+
+from sparsedit.cache.compaction import Compaction
+from sparsedit.cache.models import recordable
+from sparsedit.cache.size import SizeEstimate
+from sparsedit.editor import SparseEditor
+from sparsedit.metrics.fidelity import fidelity
+from sparsedit.models.loading import load_pipeline
+from sparsedit.models.presets import PRESETS
+from sparsedit.models.random import random_pipeline
+from sparsedit.plan import Edit, Request, stage_sites
+from sparsedit.results import Result
+from sparsedit.settings import POLICIES
+from sparsedit.sparse.int8 import in_int8
+from sparsedit.stages import Schedule, Stages
+from sparsedit.suites.demo import demo_items
+
+SIDE = 1024
+STEPS = 30
+RECORDED = (30, 21, 17, 15)
+EDIT_RATIO = 0.05
+
+
+def fidelity_of(scenes: int, steps: int) -> list[dict[str, Any]]:
+    """One row per scene: dB inside the edit of native and int8, and int8's against native itself."""
+    editor = SparseEditor(load_pipeline("demo", dtype="float32"))
+    rows: list[dict[str, Any]] = []
+    for item in demo_items(10 * scenes):
+        if len(rows) == scenes:
+            break
+        pictures = item.pictures()
+        request = editor.request(pictures.original, prompt=item.source_prompt, steps=steps, strength=0.5, guidance=3.0)
+        recorded = editor.record_request(request)
+        native = editor.edit(pictures.painted)
+        if native.way != "warm":
+            continue
+        for cache in recorded.caches.values():
+            cache.steps = [in_int8(step) for step in cache.steps]
+        int8 = editor.edit(pictures.painted)
+        dense = editor.dense(request, Edit(pictures.painted))
+        row = {"scene": item.id, "edit_ratio": native.plan.edit_ratio}
+        row |= {"native": _inside(native, dense), "int8": _inside(int8, dense), "int8_to_native": _inside(int8, native)}
+        rows.append(row)
+        print(row, file=sys.stderr, flush=True)
+    return rows
+
+
+def sizes() -> list[dict[str, Any]]:
+    """Bytes of an SDXL recording for every form and number of recorded steps."""
+    stages = Stages(random_pipeline(PRESETS["sdxl"], torch.bfloat16, device="meta"))
+    request = Request(torch.zeros(1, 3, SIDE, SIDE), "", "", "sdedit", Schedule(STEPS, 1.0, 5.0), 0)
+    models = recordable(stages, None, request, None)
+    estimate = SizeEstimate(models, SIDE, SIDE, moments=False)
+    hole = torch.zeros(SIDE, SIDE, dtype=torch.bool)
+    side = int(SIDE * EDIT_RATIO**0.5)
+    hole[200 : 200 + side, 300 : 300 + side] = True
+    sites = {stage: [pyramid] for stage, pyramid in stage_sites(hole, POLICIES["tight"]).items()}
+    forms = {"native": Compaction(), "int8": Compaction(True), "halo": Compaction(sites=sites)}
+    forms["int8 + halo"] = Compaction(True, sites)
+    rows = []
+    for name, form in forms.items():
+        size = estimate.size(form)
+        once = size.total - size.stages["unet"].step * STEPS
+        row: dict[str, Any] = {"form": name, "step": size.stages["unet"].step, "once": once}
+        rows.append(row | {str(count): row["step"] * count + once for count in RECORDED})
+    return rows
+
+
+def _inside(result: Result, reference: Result) -> float | None:
+    scores = fidelity(result.image, reference.image, {"inside": result.plan.changed.numpy()})
+    psnr: float | None = scores["inside"]["psnr"]
+    return psnr
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Fidelity and size of a recording's levers.")
+    parser.add_argument("--scenes", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--no-fidelity", action="store_true", help="count sizes alone")
+    arguments = parser.parse_args()
+    document: dict[str, Any] = {"sizes": sizes()}
+    for row in document["sizes"]:
+        totals = ", ".join(f"{count} steps {row[str(count)] / 1e9:.2f} GB" for count in RECORDED)
+        print(f"{row['form']}: {row['step'] / 1e6:.0f} MB a step, {row['once'] / 1e6:.0f} MB once; {totals}")
+    if not arguments.no_fidelity:
+        rows = document["fidelity"] = fidelity_of(arguments.scenes, arguments.steps)
+        means = {key: mean(row[key] for row in rows) for key in ("native", "int8", "int8_to_native")}
+        cost = [row["native"] - row["int8"] for row in rows]
+        print(", ".join(f"{key} {value:.2f} dB" for key, value in means.items()))
+        print(f"int8 costs {mean(cost):.3f} dB on average, {max(cost):.3f} at most, over {len(rows)} scenes")
+    print(json.dumps(document, allow_nan=False))
+
+
+if __name__ == "__main__":
+    main()

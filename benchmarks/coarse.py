@@ -1,0 +1,120 @@
+"""How close a few dense steps come to all of them: cold edits, recordings of some steps, and plain step skipping.
+
+    python -m benchmarks.coarse                 adds scenes to the raw rows and writes the table again
+
+Every edit of the demo suite is made densely once, and then with K dense steps in three ways: *skip*, K dense steps of
+the edit and nothing else, the control; *cold*, the same and then all N steps at the edited sites; *record*, K steps of
+the original and then all N of the edit. PSNR inside the edited pixels against the dense edit. No times are taken here.
+The means are the table by which `--fidelity` chooses K (`sparsedit/calibration.json`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sparsedit.calibration import TABLE
+from sparsedit.editor import SparseEditor
+from sparsedit.metrics.fidelity import fidelity
+from sparsedit.models.loading import load_pipeline
+from sparsedit.plan import Edit, Request, as_tensor
+from sparsedit.results import Result
+from sparsedit.skipping import spread
+from sparsedit.suites.demo import DemoItem, demo_item
+
+RAW = Path(__file__).parent / "results" / "coarse.jsonl"
+STRENGTH, GUIDANCE = 0.7, 4.0
+SMALLEST, LARGEST = 0.005, 0.12
+"""Shares of edited pixels of the scenes taken: the small edits that thin passes are for."""
+
+Row = dict[str, Any]
+
+
+def scenes(count: int) -> Iterator[DemoItem]:
+    """The first `count` edits of the suite that are of a fitting size."""
+    index = 0
+    while count:
+        item = demo_item(index)
+        index += 1
+        if SMALLEST < item.pictures().mask.mean() < LARGEST:
+            count -= 1
+            yield item
+
+
+def measure(editor: SparseEditor, item: DemoItem, steps: int, counts: list[int]) -> Iterator[Row]:
+    """One row per number of dense steps and way."""
+    pictures = item.pictures()
+    assert pictures.painted is not None  # the suite draws strokes for every edit
+    prompt = item.target_prompt
+    request = editor.request(pictures.original, prompt=prompt, steps=steps, strength=STRENGTH, guidance=GUIDANCE)
+    edit = Edit(as_tensor(pictures.painted), prompt=prompt)
+    dense = editor.dense(request, edit)
+    calls = request.schedule.calls
+    for count in counts:
+        for way, result in ways(editor, request, edit, count):
+            regions = {"inside": dense.plan.changed.numpy()}
+            scores = fidelity(result.image, dense.image, regions)
+            yield {
+                "scene": item.id,
+                "edit_type": item.edit_type_name,
+                "steps": calls,
+                "dense_steps": count,
+                "way": way,
+                "inside_psnr": scores["inside"]["psnr"],
+                "whole_psnr": scores["whole"]["psnr"],
+            }
+
+
+def ways(editor: SparseEditor, request: Request, edit: Edit, count: int) -> Iterator[tuple[str, Result]]:
+    """The edit with `count` dense steps, in each of the ways."""
+    kept = spread(count, request.schedule.calls)
+    yield "skip", editor.dense(replace(request, schedule=replace(request.schedule, kept=kept)), edit)
+    yield "cold", editor.cold(request, edit, count)[1]
+    editor.record_request(request, count)
+    yield "record", editor.edit(edit.edited, prompt=edit.prompt)
+
+
+def table(rows: list[Row]) -> list[Row]:
+    """Mean PSNR of each way by steps and dense steps, over the scenes that have all of them."""
+    groups: dict[tuple[int, int], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        groups[row["steps"], row["dense_steps"]][row["way"]].append(row)
+    return [
+        {"steps": steps, "dense_steps": count, "scenes": len(by_way["cold"])}
+        | {
+            f"{way}_{region}": round(statistics.fmean(row[f"{region}_psnr"] for row in by_way[way]), 1)
+            for way in ("skip", "cold", "record")
+            for region in ("inside", "whole")
+        }
+        for (steps, count), by_way in sorted(groups.items())
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.coarse", description=__doc__.splitlines()[0])
+    parser.add_argument("--scenes", type=int, default=12, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, nargs="+", default=[20, 50], help="of the whole schedule")
+    parser.add_argument("--dense", type=int, nargs="+", default=[3, 4, 5, 7, 10], help="dense steps")
+    arguments = parser.parse_args()
+    rows = [json.loads(line) for line in RAW.read_text().splitlines()] if RAW.exists() else []
+    done = {(row["scene"], row["steps"]) for row in rows}
+    editor = SparseEditor(load_pipeline("demo"), break_even=1.0)
+    for item in scenes(arguments.scenes):
+        for steps in arguments.steps:
+            if (item.id, int(steps * STRENGTH)) in done:
+                continue
+            new = list(measure(editor, item, steps, arguments.dense))
+            rows += new
+            with RAW.open("a") as stream:
+                stream.writelines(json.dumps(row) + "\n" for row in new)
+            TABLE.write_text(json.dumps({"model": "demo", "rows": table(rows)}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""The multiply-adds of an edit's stages, counted on twins of the models that really ran."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sparsedit.editor import SparseEditor
+from sparsedit.measure.twin import Cost, Twin
+from sparsedit.plan import Request
+from sparsedit.sparse import SitePyramid
+from sparsedit.stages import Stages
+from sparsedit.tasks.refine import parts
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """A stage of one pass: calls of one model, or of several that share a name (the text encoders of two pipelines)."""
+
+    models: tuple[tuple[Twin, str, int], ...]
+
+    @property
+    def calls(self) -> int:
+        return sum(calls for _, _, calls in self.models)
+
+    def cost(self, sites: SitePyramid | None = None, *, new_prompt: bool = False) -> Cost:
+        """All calls together: dense, or thin on `sites`, where a new prompt is projected once."""
+        each = (twin.schedule(name, calls, sites, new_prompt=new_prompt) for twin, name, calls in self.models)
+        return sum(each, Cost())
+
+
+class Counter:
+    """Counts the stages of edits; every pipeline's twin is made once for each size of picture and batch."""
+
+    def __init__(self) -> None:
+        self.twins: dict[tuple[Stages, int, int, int], Twin] = {}
+
+    def stages(self, editor: SparseEditor, request: Request) -> dict[str, StageCost]:
+        """Every stage of a pass of the request's task, in the order in which they run."""
+        stages, refiner, schedule = editor.stages, editor.refiner, request.schedule
+        texts, second = [self._texts(stages, request)], None
+        if refiner is not None and request.refine_from is not None:
+            schedule, second = parts(stages, refiner, request.refine_from, schedule)
+            texts.append(self._texts(refiner, request))
+        twin, calls = self._twin(stages, request), stages.calls(schedule)
+        if stages.vae is None:
+            return {"unet": StageCost(((twin, "unet", calls),))}
+        found = {"text": StageCost(tuple(texts)), "encoder": StageCost(((twin, "encoder", 1),))}
+        if stages.controlnet is not None:
+            found["controlnet"] = StageCost(((twin, "controlnet", calls),))
+        found["unet"] = StageCost(((twin, "unet", calls),))
+        if refiner is not None and second is not None:
+            found["refiner"] = StageCost(((self._twin(refiner, request), "unet", refiner.calls(second)),))
+        return found | {"decoder": StageCost(((twin, "decoder", 1),))}
+
+    def _texts(self, stages: Stages, request: Request) -> tuple[Twin, str, int]:
+        return self._twin(stages, request), "text", stages.texts_per_prompt(request.negative, request.schedule)
+
+    def _twin(self, stages: Stages, request: Request) -> Twin:
+        height, width = request.original.shape[-2:]
+        batch = 2 if stages.guided(request.schedule) else 1
+        key = (stages, height, width, batch)
+        if key not in self.twins:
+            self.twins[key] = Twin(*key)
+        return self.twins[key]

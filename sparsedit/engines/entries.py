@@ -1,0 +1,131 @@
+"""What a record says of an edit that was run: its stages, its seconds, its fidelity, its memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from sparsedit.calibration import plan_dense_steps
+from sparsedit.editor import SparseEditor
+from sparsedit.engines.costs import Counter
+from sparsedit.masks import edit_ratio
+from sparsedit.measure.clock import Clock
+from sparsedit.measure.twin import Cost
+from sparsedit.metrics.protocol import SPARSE_VS_DENSE
+from sparsedit.metrics.quality import Judge
+from sparsedit.plan import Request
+from sparsedit.records import stage_entry
+from sparsedit.results import Recorded, Result
+from sparsedit.settings import Settings
+from sparsedit.ways import DENOISING
+
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Done:
+    """An edit that was run: for which request, upon which run, and the dense edit to compare it with."""
+
+    request: Request
+    whole: Recorded
+    result: Result
+    dense: Result | None
+
+
+def stage_entries(counter: Counter, editor: SparseEditor, done: Done) -> dict[str, Entry]:
+    """By stage: `dense`, `record` and, for thin ways, `sparse`, all that the edit itself cost.
+
+    A cold edit's `sparse` holds the coarse steps and the thin ones, and `coarse` the coarse ones alone.
+    """
+    request, whole, result = done.request, done.whole, done.result
+    dense_clock = done.dense.clock if done.dense else result.clock if result.way == "dense" else None
+    recorded = replace(request, schedule=replace(request.schedule, kept=whole.kept))
+    few = counter.stages(editor, recorded)
+    stages: dict[str, Entry] = {}
+    for stage, counted in counter.stages(editor, request).items():
+        made = few[stage]
+        stages[stage] = {
+            "dense": _entry(dense_clock, stage, counted.cost(), counted.calls),
+            "record": _entry(whole.clock, stage, made.cost(), made.calls),
+        }
+        # Texts have no sites: they are encoded as ever.
+        sites = result.plan.stage_sites.get(stage)
+        if result.way in ("warm", "alongside"):
+            thin = counted.cost(sites, new_prompt=result.plan.prompt != request.prompt)
+            stages[stage]["sparse"] = _entry(result.clock, stage, thin, counted.calls)
+        elif result.way == "cold" and stage in DENOISING:
+            both = made.cost() + counted.cost(sites)
+            stages[stage]["sparse"] = _entry(result.clock, stage, both, made.calls + counted.calls)
+            stages[stage]["coarse"] = _coarse(result.clock, stage, made.cost(), made.calls)
+        elif result.way == "cold":
+            stages[stage]["sparse"] = _entry(result.clock, stage, counted.cost(), counted.calls)
+    return stages
+
+
+def seconds(done: Done) -> Entry:
+    """Of the dense edit, the recording and the edit; a recording that was only loaded took none of its own."""
+    return {
+        "dense_s": done.dense.clock.total if done.dense else None,
+        "record_s": None if done.whole.loaded else done.whole.clock.total,
+        "sparse_s": done.result.clock.total,
+    }
+
+
+def dense_steps(settings: Settings, done: Done) -> Entry | None:
+    """How many steps were made or recorded densely, and what they were chosen by; None where all were."""
+    planned = plan_dense_steps(settings) if done.result.way in ("cold", "warm") else None
+    return None if planned is None else dataclasses.asdict(planned)
+
+
+def control(done: Done) -> dict[str, float] | None:
+    """What a ControlNet was shown: the share of pixels whose edges an edit changed, and of those among them that were
+    not edited themselves and are computed because of it."""
+    plan = done.result.plan
+    if done.request.control is None:
+        return None
+    shares = {"changed_ratio": 0.0, "outside_ratio": 0.0}
+    if plan.control_changed is not None:
+        outside = plan.control_changed & ~plan.changed
+        shares = {"changed_ratio": edit_ratio(plan.control_changed), "outside_ratio": edit_ratio(outside)}
+    return {"scale": done.request.control_scale, **shares}
+
+
+def fidelity(judge: Judge, done: Done) -> Entry:
+    """The edit against the dense one: inside the edited pixels, inside all that may change, and everywhere.
+
+    `outside_equal` says whether what was not to change did not; None for a cold sdedit, which has nothing to keep.
+    """
+    result, outside = done.result, ~done.result.mask
+    whole = done.request.task == "inpaint" or result.way == "none"
+    kept = done.request.original if whole else done.whole.picture
+    scores: Entry = {"inside": None, "mask": None, "whole": None}
+    if done.dense is not None:
+        regions = {"inside": result.plan.changed.numpy(), "mask": result.mask.numpy()}
+        scores = judge.fidelity(result.image, done.dense.image, regions)
+    equal = torch.equal(result.picture[..., outside], kept[..., outside])
+    nothing_kept = result.way == "cold" and not whole
+    return {"protocol": SPARSE_VS_DENSE.name, **scores, "outside_equal": None if nothing_kept else equal}
+
+
+def cache_bytes(whole: Recorded) -> int:
+    """What the activations of a run took, at their largest."""
+    return sum(max(cache.nbytes, cache.peak_bytes) for cache in whole.caches.values())
+
+
+def _entry(clock: Clock | None, stage: str, cost: Cost, calls: int) -> Entry | None:
+    """A stage of a pass, all its calls together; a pass that did not run has none, a stage it did not need is empty."""
+    if clock is None:
+        return None
+    samples = list(clock.samples.get(stage, ()))
+    if not samples:
+        return stage_entry(0, 0, [], 0)
+    return stage_entry(cost.macs, cost.attention_macs, samples, calls)
+
+
+def _coarse(clock: Clock, stage: str, cost: Cost, calls: int) -> Entry:
+    """The first of a cold edit's two passes: a UNet's is one sample, what is called beside it has one for each call."""
+    first = 1 if stage == "unet" else calls
+    return stage_entry(cost.macs, cost.attention_macs, clock.samples[stage][:first], calls)
