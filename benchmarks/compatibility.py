@@ -168,7 +168,7 @@ def control_rows(preset: Preset, sites: SitePyramid) -> Iterator[Row]:
         return
     for name in preset.controlnets:
         twin = Twin(stages_of(empty_pipeline(preset.name, controlnet=name)), HEIGHT, WIDTH, 1)
-        yield Row(f"{preset.name} + {name}", "", "", unet=_share(twin, ["controlnet"], sites))
+        yield Row(f"{preset.name}, {name}", "", "", unet=_share(twin, ["controlnet"], sites))
 
 
 def page(rows: list[Row], controls: list[Row], source: str) -> str:

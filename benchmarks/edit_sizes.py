@@ -32,13 +32,13 @@ from sparsedit.measure.clock import Clock
 from sparsedit.measure.rounds import interleave
 from sparsedit.measure.twin import Twin
 from sparsedit.measure.warnings import busy, doubts, load_average
+from sparsedit.models.loading import empty_pipeline
 from sparsedit.models.placement import resolve_device, resolve_dtype
 from sparsedit.models.presets import get_preset
 from sparsedit.models.random import random_model
 from sparsedit.plan import stage_sites
 from sparsedit.profiling.calls import CALL, StageCall, stage_model
 from sparsedit.profiling.counts import Counted, count_dense, count_thin
-from sparsedit.models.loading import empty_pipeline
 from sparsedit.profiling.synthetic import PATTERNS, synthetic_mask
 from sparsedit.published import load_published
 from sparsedit.settings import POLICIES, MaskPolicy

@@ -36,14 +36,13 @@ from sparsedit.measure.clock import Clock
 from sparsedit.measure.rounds import Run, interleave
 from sparsedit.measure.twin import Twin
 from sparsedit.measure.warnings import busy, doubts, load_average
-from sparsedit.models.loading import load_pipeline
+from sparsedit.models.loading import empty_pipeline, load_pipeline
 from sparsedit.models.placement import resolve_device, resolve_dtype
 from sparsedit.models.presets import get_preset
 from sparsedit.models.random import random_model
 from sparsedit.plan import stage_sites
 from sparsedit.profiling.calls import CALL, StageCall
 from sparsedit.profiling.counts import Counted, count_thin
-from sparsedit.models.loading import empty_pipeline
 from sparsedit.profiling.synthetic import synthetic_edit, synthetic_picture
 from sparsedit.settings import POLICIES
 from sparsedit.sparse import ActivationCache, PackedWeights, SitePyramid, alongside, dilate

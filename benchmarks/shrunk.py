@@ -11,6 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from sparsedit.models.presets import Preset
 from sparsedit.models.random import random_pipeline
 
@@ -32,8 +35,19 @@ def save_shrunk(preset: Preset, folder: Path) -> Path:
         _rewrite(configs / "vae" / "config.json", _vae)
     if preset.scheduler_folder is not None:
         shutil.copytree(preset.scheduler_folder, configs / "scheduler", dirs_exist_ok=True)
-    random_pipeline(configs).save_pretrained(folder / "model")
+    pipe: Any = random_pipeline(configs)
+    _bias(getattr(pipe, "vae", pipe.unet))
+    pipe.save_pretrained(folder / "model")
     return folder / "model"
+
+
+def _bias(model: nn.Module) -> None:
+    """Give a model biases, as a trained one has. Without any, a blank picture (a photo that is all hole) stays zero in
+    every layer, and each norm multiplies its rounding errors by a thousand."""
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in model.named_parameters():
+        if name.endswith("bias"):
+            weight.data.normal_(std=0.1, generator=generator)
 
 
 def _rewrite(path: Path, change: Any) -> None:

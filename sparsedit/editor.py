@@ -35,6 +35,7 @@ from sparsedit.skipping import steps_kept
 from sparsedit.sparse import PackedWeights
 from sparsedit.sparse.packing import can_pack
 from sparsedit.stages import OnStep
+from sparsedit.tasks.control import from_control
 from sparsedit.tasks.inpaint import inpaint
 from sparsedit.tasks.pixels import sdedit_pixels
 from sparsedit.tasks.refine import refine
@@ -126,13 +127,17 @@ class SparseEditor:
 
         Raises CacheError when nothing was recorded, InputError when the edit does not fit the original.
         """
+        return self.apply(Edit(edited, mask, prompt))
+
+    def apply(self, edit: Edit) -> Result:
+        """`edit`, for an edit in one piece."""
         if self.recorded is None:
             raise CacheError("nothing was recorded; call record(original, prompt=...) before edit()")
-        request = self.recorded.request
-        plan = plan_edit(request, Edit(edited, mask, prompt), self.policy)
-        if plan.sites.empty:
-            return self._untouched(plan, request)
         recorded = self.recorded
+        request = recorded.request
+        plan = plan_edit(request, edit, self.policy)
+        if plan.sites.empty:
+            return self._untouched(plan, request, recorded.picture)
         reason = self._too_large(plan)
         if reason:
             return self._dense(request, plan, self._base(request, recorded.picture), reason)
@@ -163,7 +168,7 @@ class SparseEditor:
         kept = self._kept(request, coarse)
         plan = plan_edit(request, edit, self.policy)
         run = Recorded(request, plan.picture, Clock(self.stages.device), kept=kept)
-        if plan.sites.empty:
+        if plan.sites.empty and request.task != "control":
             return run, self._untouched(plan, request)
         base = request.original if request.task == "inpaint" else None
         reason = self._too_large(plan)
@@ -190,7 +195,7 @@ class SparseEditor:
         thin = [plan for plan in plans if not plan.sites.empty and not self._too_large(plan)]
         clocks = [Clock(self.stages.device) for _ in range(1 + len(thin))]
         whole = Recorded(request, request.original, clocks[0])
-        if all(plan.sites.empty for plan in plans):
+        if all(plan.sites.empty for plan in plans) and request.task != "control":
             return whole, [self._untouched(plan, request) for plan in plans]
         for clock, prompt in zip(clocks, [request.prompt, *(plan.prompt for plan in thin)], strict=True):
             self._time_text(clock, request, prompt)
@@ -203,7 +208,7 @@ class SparseEditor:
         for plan in plans:
             row = rows.get(id(plan))
             if plan.sites.empty:
-                results.append(self._untouched(plan, request))
+                results.append(self._untouched(plan, request, whole.picture))
             elif row is None:
                 results.append(self._dense(request, plan, base, self._too_large(plan)))
             else:
@@ -236,6 +241,11 @@ class SparseEditor:
                 generated, latents = sdedit_pixels(
                     self.stages, way, pictures, request.schedule, request.seed, self.on_step
                 )
+            elif request.task == "control" and control is not None:
+                size = (pictures.shape[2], pictures.shape[3])
+                generated, latents = from_control(
+                    self.stages, way, size, prompts, request.negative, request.schedule, request.seed, self.on_step, control
+                )  # fmt: skip
             elif request.task == "inpaint":
                 holes = torch.stack([plan.cells(self.stages.scale) for plan in plans])
                 generated, latents = inpaint(self.stages, way, pictures, holes, *common)
@@ -279,10 +289,12 @@ class SparseEditor:
         picture = composite(base, generated, plan.blend, self.policy.feather)
         return Result(picture, generated, latents, plan.blend, way, reason, plan, clock)
 
-    def _untouched(self, plan: Plan, request: Request) -> Result:
+    def _untouched(self, plan: Plan, request: Request, made: Tensor | None = None) -> Result:
+        """The original as it is; that of task control is what was `made` of its map."""
         difference = f"nothing differs from the original by more than {self.policy.threshold:g}"
         what = "the mask is empty" if plan.mask_source == "user" else difference
-        original, reason = request.original, f"{what}; the original is returned"
+        original = made if request.task == "control" and made is not None else request.original
+        reason = f"{what}; the original is returned"
         return Result(original, original, None, plan.blend, "none", reason, plan, Clock(self.stages.device))
 
     def _time_text(self, clock: Clock, request: Request, prompt: str) -> None:

@@ -58,6 +58,12 @@ def case_seed(seed: int, case_id: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{case_id}".encode()).digest()[:8], "big") >> 1
 
 
+def prompt_of_original(own: str, edit: str, settings: Settings) -> str:
+    """Which of two prompts an original runs under, its own or the edit's."""
+    context = settings.context or ("self" if settings.task == "inpaint" else "original")
+    return edit if context == "self" else own
+
+
 def _jobs_of(
     case: Case,
     manifest: Manifest,
@@ -74,14 +80,10 @@ def _jobs_of(
             )
         settings = resolve(preset_defaults, *own, config, flags)
         _check(case, variant, settings)
-        groups.setdefault((_prompt_of_original(case, variant, settings), settings), []).append(variant)
+        prompt = prompt_of_original(case.prompt, variant.prompt, settings)
+        groups.setdefault((prompt, settings), []).append(variant)
     for (prompt, settings), variants in groups.items():
         yield Job(case, prompt, tuple(variants), settings)
-
-
-def _prompt_of_original(case: Case, variant: Variant, settings: Settings) -> str:
-    context = settings.context or ("self" if settings.task == "inpaint" else "original")
-    return variant.prompt if context == "self" else case.prompt
 
 
 def _check(case: Case, variant: Variant, settings: Settings) -> None:

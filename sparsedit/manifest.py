@@ -128,7 +128,8 @@ def _suffixes() -> Iterator[str]:
 _ID_LENGTH = 100
 
 
-def _checked_id(text: str) -> str:
+def check_id(text: str) -> str:
+    """The text, if it can name a case or a variant; raises ValueError that says what would."""
     if not re.fullmatch(rf"[A-Za-z0-9_][A-Za-z0-9._-]{{0,{_ID_LENGTH - 1}}}", text):
         raise ValueError(
             "must be letters, digits, '.', '_' and '-', not begin with '.' or '-', and have at most "
@@ -170,7 +171,7 @@ def _checked_picture(text: object, info: ValidationInfo) -> Path:
     return path
 
 
-Id = Annotated[str, AfterValidator(_checked_id)]
+Id = Annotated[str, AfterValidator(check_id)]
 _Picture = Annotated[Path, PlainValidator(_checked_picture)]
 
 

@@ -79,6 +79,11 @@ def difference(a: torch.Tensor, b: torch.Tensor, threshold: float) -> torch.Tens
     return (a - b).abs().amax(dim=1)[0] > threshold
 
 
+def enclosed(lines: torch.Tensor) -> torch.Tensor:
+    """Lines (bool [H, W]) with all that they go around."""
+    return torch.from_numpy(ndimage.binary_fill_holes(lines.numpy()))
+
+
 def feather(mask: torch.Tensor, px: int) -> torch.Tensor:
     """Weights float32 [H, W] for blending an edit in: 0 outside the mask, exactly, and at most 1.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from sparsedit.control import control_map, moved
 from sparsedit.errors import InputError
 from sparsedit.images import to_tensor
-from sparsedit.masks import difference, edit_ratio, feather
+from sparsedit.masks import difference, edit_ratio, enclosed, feather
 from sparsedit.settings import MaskPolicy
 from sparsedit.sparse import SitePyramid, dilate
 from sparsedit.stages import Schedule
@@ -32,7 +32,9 @@ class Request:
     """An original and how it is processed; every edit of it shares these.
 
     `control` is the original's map for a ControlNet, where there is one, and `control_scale` how much that counts;
-    `refine_from` the share of the way down the noise from which a refiner goes on, where there is one.
+    `refine_from` the share of the way down the noise from which a refiner goes on, where there is one. A `generated`
+    original is made from noise; before that its tensor says no more than its size. For task control the original is
+    a photo whose edges are the map, or with `from_map` the map itself.
     """
 
     original: Tensor
@@ -44,15 +46,22 @@ class Request:
     control: Tensor | None = None
     control_scale: float = 0.5
     refine_from: float | None = None
+    generated: bool = False
+    from_map: bool = False
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One edit: an edited picture, a mask (bool [H, W]), or both, and its prompt when it differs."""
+    """One edit: an edited picture, a mask (bool [H, W]), or both, and its prompt when it differs.
+
+    Or a canvas that moves: `by` pixels to the right and down, or turned by an `angle` in degrees, counterclockwise.
+    """
 
     edited: Picture | None = None
     mask: Tensor | None = None
     prompt: str | None = None
+    by: tuple[int, int] | None = None
+    angle: float | None = None
 
 
 @dataclass(frozen=True)
@@ -99,8 +108,9 @@ def plan_edit(request: Request, edit: Edit, policy: MaskPolicy) -> Plan:
         raise InputError(_size_sentence("the edited picture", edited.shape[-2:], original))
     if edit.mask is not None and edit.mask.shape != original.shape[-2:]:
         raise InputError(_size_sentence("the mask", edit.mask.shape, original))
-    if edited is None and (task == "sdedit" or edit.mask is None):
-        needed = "an edited picture" if task == "sdedit" else "a mask, or an edited picture whose difference is one"
+    if edited is None and (task in ("sdedit", "control") or edit.mask is None):
+        drawn = task in ("sdedit", "control")
+        needed = "an edited picture" if drawn else "a mask, or an edited picture whose difference is one"
         raise InputError(f"{task} needs {needed}")
     picture = original if edited is None else edited
     if edit.mask is None:
@@ -109,14 +119,18 @@ def plan_edit(request: Request, edit: Edit, policy: MaskPolicy) -> Plan:
         changed = edit.mask
         picture = torch.where(changed, picture, original)
     control, control_changed = _control(request, picture, changed)
-    reached = changed if control_changed is None else changed | control_changed
+    if task == "control":
+        changed = torch.zeros_like(changed) if control_changed is None else control_changed
+        reached = enclosed(changed)
+    else:
+        reached = changed if control_changed is None else changed | control_changed
     hole = dilate(reached, policy.grow)
     return Plan(
         picture=picture,
         prompt=request.prompt if edit.prompt is None else edit.prompt,
         changed=changed,
         hole=hole,
-        blend=hole if edit.mask is None else changed,
+        blend=hole if edit.mask is None else edit.mask,
         stage_sites=stage_sites(hole, policy),
         edit_ratio=edit_ratio(changed),
         mask_source="difference" if edit.mask is None else "user",
@@ -132,7 +146,8 @@ def _control(request: Request, picture: Tensor, changed: Tensor) -> tuple[Tensor
     """
     if request.control is None or not changed.any():
         return request.control, None
-    control = control_map(torch.where(changed, picture, request.original))
+    shown = torch.where(changed, picture, request.original)
+    control = shown / 2 + 0.5 if request.from_map else control_map(shown)
     return control, moved(control, request.control)
 
 

@@ -40,19 +40,33 @@ def append_record(path: Path, record: Record) -> None:
 
 
 def read_records(path: Path) -> list[Record]:
-    """All records of a run, in order. Raises InputError naming the line that is not a record of this schema."""
+    """All records of a run, in order; what a dying process left of a last line is none.
+
+    Raises InputError naming the line that is not a record of this schema.
+    """
     if not path.is_file():
         raise InputError(f"{path} does not exist; a run's folder holds a records.jsonl")
-    records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            record = json.loads(line, parse_constant=_no_constant)
-        except ValueError as error:
-            raise InputError(f"{path}, line {number}: not a record ({error})") from error
-        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-            raise InputError(f"{path}, line {number}: not a record of schema {SCHEMA}")
-        records.append(record)
-    return records
+    *lines, _ = path.read_bytes().split(b"\n")  # not splitlines: text may hold line breaks of other alphabets
+    return [_record(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+
+
+def mend_records(path: Path) -> bool:
+    """Take off a last line that a dying process left half written, and say whether there was one.
+
+    Whole lines end with a line break; damage before the last one is not this function's matter. Raises InputError when
+    the file cannot be written.
+    """
+    try:
+        with path.open("r+b") as stream:
+            data = stream.read()
+            whole = data.rfind(b"\n") + 1
+            if whole == len(data):
+                return False
+            stream.truncate(whole)
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror})") from error
+    return True
 
 
 def speedup(record: Record) -> float | None:
@@ -66,6 +80,16 @@ def macs_ratio(record: Record, stage: str = "unet") -> float | None:
     passes = record["stages"].get(stage, {})
     dense, sparse = ((passes.get(kind) or {}).get("macs") for kind in ("dense", "sparse"))
     return dense / sparse if dense and sparse else None
+
+
+def _record(line: bytes, place: str) -> Record:
+    try:
+        record = json.loads(line, parse_constant=_no_constant)
+    except ValueError as error:
+        raise InputError(f"{place}: not a record ({error})") from error
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise InputError(f"{place}: not a record of schema {SCHEMA}")
+    return record
 
 
 def _no_constant(name: str) -> None:

@@ -12,6 +12,7 @@ from sparsedit.images import to_image
 from sparsedit.measure.clock import Clock
 from sparsedit.plan import Plan, Request
 from sparsedit.sparse import ActivationCache
+from sparsedit.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from sparsedit.cache.shelf import Shelf
@@ -23,7 +24,8 @@ class Result:
 
     `picture` is the composited result [1, 3, H, W] in [-1, 1], `generated` the decoder's output before that,
     `mask` (bool [H, W]) where it may differ from the picture being edited. `way` is what really ran and `reason`
-    why, where that is not what was asked for. `clock` holds the seconds of the edit's own stages.
+    why, where that is not what was asked for. `clock` holds the seconds of the edit's own stages; `dense_calls` of its
+    UNet calls were dense though others were thin.
     """
 
     picture: Tensor
@@ -34,6 +36,7 @@ class Result:
     reason: str | None
     plan: Plan
     clock: Clock
+    dense_calls: int = 0
 
     @property
     def image(self) -> Image.Image:
@@ -45,7 +48,7 @@ class Recorded:
     """What a recording left: the request, the original's own picture, one cache per stage, and its seconds.
 
     `kept` are the steps that were recorded, where not all were; the others are interpolated. `shelf` is where it is
-    kept for later, and says whether it was taken from there.
+    kept for later, and says whether it was taken from there. `trajectory` is there for tasks whose edits need it.
     """
 
     request: Request
@@ -54,6 +57,7 @@ class Recorded:
     caches: dict[str, ActivationCache] = field(default_factory=dict)
     kept: tuple[int, ...] | None = None
     shelf: Shelf | None = None
+    trajectory: Trajectory | None = None
 
     @property
     def loaded(self) -> bool:

@@ -42,6 +42,13 @@ POLICIES = {
 }
 
 
+TASKS = ("sdedit", "inpaint", "prompt", "control", "rotate", "pan")
+FOLLOWING = ("prompt", "rotate", "pan")
+"""Tasks whose edits read the run of their original step by step, so that it is recorded first: way warm."""
+FROM_NOISE = (*FOLLOWING, "control")
+"""Tasks that run their whole schedule where no strength is said."""
+
+
 _UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
@@ -55,6 +62,12 @@ def _device(name: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", name):
         raise ValueError(f"must be 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps', not {name!r}")
     return name
+
+
+def _size(size: str) -> str:
+    if not re.fullmatch(r"[1-9]\d{0,4}x[1-9]\d{0,4}", size):
+        raise ValueError(f"must be width x height in pixels, as in 512x512, not {size!r}")
+    return size
 
 
 def _coarse(count: object) -> object:
@@ -80,13 +93,16 @@ class Settings(BaseModel):
     `coarse` is how many steps a cold edit makes densely, `record_steps` how many of an original's are recorded for warm
     ones; `fidelity` asks for a PSNR in dB against the dense edit instead, as does `coarse: auto`. Where no way is said,
     `coarse` means `way: cold` and `record_steps` `way: warm`.
+    Task prompt: `size` is that of an original made from noise, `capture_steps` how many steps of an edit run densely and
+    find its mask, `last_dense` how many at its end are dense again. Task control: `control_from` says
+    whether the pictures are photos, whose edges are shown to the ControlNet, or what it is shown themselves.
     `cache` is a folder for recordings, `cache_budget` the most they may take in memory, `cache_precision` and
     `cache_rows` what is kept of them; each of the four means `way: warm` where no way is said.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
-    task: Literal["sdedit", "inpaint"] = "sdedit"
+    task: Literal["sdedit", "inpaint", "prompt", "control", "rotate", "pan"] = "sdedit"
     steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     strength: Annotated[float, Field(gt=0, le=1)] | None = None
     guidance: Annotated[float, Field(ge=0)] | None = None
@@ -97,6 +113,10 @@ class Settings(BaseModel):
     record_steps: Annotated[int, Field(ge=2)] | None = None
     fidelity: Annotated[float, Field(gt=0)] | None = None
     context: Literal["original", "self"] | None = None
+    size: Annotated[str, AfterValidator(_size)] | None = None
+    capture_steps: Annotated[int, Field(ge=1)] | None = None
+    last_dense: Annotated[int, Field(ge=0)] = 0
+    control_from: Literal["photo", "map"] = "photo"
     norm: Literal["original", "updated"] = "original"
     dense: bool = True
     policy: Literal["tight", "published"] = "tight"
@@ -135,6 +155,14 @@ class Settings(BaseModel):
         return effective_steps(self.steps or 0, self.strength or 0.0)
 
     @property
+    def picture_size(self) -> tuple[int, int] | None:
+        """`size` as width and height."""
+        if self.size is None:
+            return None
+        width, _, height = self.size.partition("x")
+        return int(width), int(height)
+
+    @property
     def budget_bytes(self) -> int | None:
         """`cache_budget` as a number."""
         if self.cache_budget is None:
@@ -151,7 +179,7 @@ class Settings(BaseModel):
         """The way where none is said."""
         if self.coarse is not None:
             return "cold"
-        return "warm" if self.keeps or self.record_steps is not None else "alongside"
+        return "warm" if self.task in FOLLOWING or self.keeps or self.record_steps is not None else "alongside"
 
     def said(self) -> dict[str, Any]:
         """The settings that were given, without the defaults."""
@@ -185,6 +213,10 @@ def resolve(preset_defaults: Mapping[str, Any], *layers: Mapping[str, Any]) -> S
     if faults:
         raise SettingsError("\n".join(dict.fromkeys(faults)))
     settings = Settings.model_validate(said)
-    if settings.implied_way == settings.way:
+    implied: dict[str, Any] = {"way": settings.implied_way}
+    if settings.task in FROM_NOISE and all(layer.get("strength") is None for layer in layers):
+        said.pop("strength", None)  # the preset's is one for pictures that shine through
+        implied["strength"] = 1.0
+    if implied == {"way": settings.way}:
         return settings
-    return Settings.model_validate({"way": settings.implied_way} | said)
+    return Settings.model_validate(implied | said)

@@ -11,21 +11,24 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, cast
 
 import torch
-from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting
+from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting, AutoPipelineForText2Image
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor, nn
 
 from sparsedit.control import Control, controlled
 from sparsedit.errors import InputError, ModelError, SettingsError
 from sparsedit.noise import draw
-from sparsedit.settings import effective_steps
+from sparsedit.settings import TASKS, effective_steps
 from sparsedit.skipping import skipping
 
 OnStep = Callable[[int, int], None]
+Renew = Callable[[int, Tensor], Tensor]
+"""From the number of a step and the latents it left to those that the next step takes."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,12 @@ class Stages:
         if self.vae.dtype == torch.float16 and self.vae.config.get("force_upcast", False):
             self.vae.to(torch.float32)  # SDXL's VAE overflows in float16
 
+    @cached_property
+    def text_to_image(self) -> Any:
+        pipe = AutoPipelineForText2Image.from_pipe(self.pipe, controlnet=None)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
     @property
     def device(self) -> torch.device:
         return torch.device(self.pipe._execution_device)
@@ -95,7 +104,7 @@ class Stages:
     @property
     def tasks(self) -> tuple[str, ...]:
         """What can be done with it: a model that is told the hole can do nothing else."""
-        return ("sdedit", "inpaint") if self.channels == 4 else ("inpaint",)
+        return TASKS if self.channels == 4 else ("inpaint",)
 
     @property
     def divisible(self) -> bool:
@@ -186,7 +195,8 @@ class Stages:
         """
         parts = {"denoising_start": schedule.since, "denoising_end": schedule.until}
         said = {name: share for name, share in parts.items() if share is not None}
-        return self._run(self.image_to_image, text, schedule, noise, on_step, control, image=latents, **said)
+        inputs = said | {"image": latents, "strength": schedule.strength}
+        return self._run(self.image_to_image, text, schedule, noise, on_step, control, **inputs)
 
     def denoise_masked(
         self,
@@ -210,7 +220,37 @@ class Stages:
         return self._run(
             self.inpainting, text, schedule, noise, on_step, control,
             image=latents, mask_image=holes, masked_image_latents=masked_latents, height=height, width=width,
+            strength=schedule.strength,
         )  # fmt: skip
+
+    def sample(
+        self,
+        latents: Tensor,
+        text: Text,
+        schedule: Schedule,
+        noise: list[torch.Generator],
+        on_step: OnStep,
+        control: Control | None = None,
+        renew: Renew | None = None,
+    ) -> Tensor:
+        """The loop of stock text-to-image, from latents [P, 4, h, w] as noisy as the schedule's first step takes them.
+
+        What a step leaves is handed to `renew`, where there is one. Raises SettingsError where a strength below 1 asks
+        for a part of a schedule whose steps cannot be left out.
+        """
+        height, width = (side * self.scale for side in latents.shape[-2:])
+        # The pipeline multiplies by the scale what it is given.
+        return self._run(
+            self.text_to_image, text, self._from_noise(schedule), noise, on_step, control, renew,
+            latents=latents / self.noise_scale(schedule), height=height, width=width,
+        )  # fmt: skip
+
+    def noise_scale(self, schedule: Schedule) -> float:
+        """What the first step's latents are when they are noise alone, over noise of variance 1."""
+        pipe, schedule = self.text_to_image, self._from_noise(schedule)
+        with self._shortened(pipe, schedule):
+            pipe.scheduler.set_timesteps(schedule.steps)
+            return float(pipe.scheduler.init_noise_sigma)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents [P, 4, h, w] -> pictures [P, 3, H, W] in float32, clamped to [-1, 1]."""
@@ -256,20 +296,20 @@ class Stages:
         noise: list[torch.Generator],
         on_step: OnStep,
         control: Control | None,
+        renew: Renew | None = None,
         **inputs: Any,
     ) -> Tensor:
         calls = self.calls(schedule)
 
         def stepped(_pipe: object, index: int, _timestep: object, state: dict[str, Any]) -> dict[str, Any]:
             on_step(index + 1, calls)
-            return state
+            return state if renew is None else state | {"latents": renew(index, state["latents"])}
 
         with self._controlled(control, schedule), self._shortened(pipe, schedule):
             latents: Tensor = pipe(
                 **text.embeddings,
                 **inputs,
                 num_inference_steps=schedule.steps,
-                strength=schedule.strength,
                 guidance_scale=schedule.guidance,
                 generator=noise,
                 output_type="latent",
@@ -282,6 +322,12 @@ class Stages:
         if schedule.kept is None:
             return nullcontext()
         return skipping(pipe, schedule.steps - schedule.calls, schedule.kept)
+
+    def _from_noise(self, schedule: Schedule) -> Schedule:
+        """The same steps for text-to-image, which knows no strength."""
+        first = schedule.steps - schedule.calls
+        kept = tuple(first + place for place in schedule.kept or range(schedule.calls))
+        return replace(schedule, strength=1.0, kept=kept if len(kept) < schedule.steps else None)
 
     def _controlled(self, control: Control | None, schedule: Schedule) -> AbstractContextManager[None]:
         if control is None or self.controlnet is None:

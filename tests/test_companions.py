@@ -98,5 +98,7 @@ def test_a_dry_run_says_what_memory_it_takes_and_why_in_that_format(
     assert 0 < need["cache_bytes"] < need["peak_bytes"]
     assert (need["dtype"], need["dtype_reason"][:13]) == ("float32", "a model small")
     assert "memory: about" in captured.err
-    assert cli.run((*arguments, "-m", "someone/unheard-of", "--steps", "4", "--strength", "0.5", "--guidance", "1")) == 0
+    assert (
+        cli.run((*arguments, "-m", "someone/unheard-of", "--steps", "4", "--strength", "0.5", "--guidance", "1")) == 0
+    )
     assert "memory: not known" in capfd.readouterr().err

@@ -128,7 +128,9 @@ class TestControlNet:
         assert not loaded.controlnet.training
 
     def test_takes_the_dtype_of_the_model(self, folders: Path) -> None:
-        loaded = load_pipeline(str(folders / "model"), dtype="bfloat16", device="cpu", controlnet=str(folders / "canny"))
+        loaded = load_pipeline(
+            str(folders / "model"), dtype="bfloat16", device="cpu", controlnet=str(folders / "canny")
+        )
         assert {weight.dtype for weight in loaded.controlnet.parameters()} == {torch.bfloat16}
 
     def test_there_is_none_unless_asked_for(self, folders: Path) -> None:

@@ -137,9 +137,8 @@ def _profiles(asked: Mapping[str, Any], console: Console) -> dict[str, Any]:
 
     from sparsedit.commands.output import print_result
     from sparsedit.environment import environment
-    from sparsedit.models.loading import load_pipeline
+    from sparsedit.models.loading import empty_pipeline, load_pipeline
     from sparsedit.profiling.calls import Sampling
-    from sparsedit.models.loading import empty_pipeline
     from sparsedit.profiling.profile import Profiler
     from sparsedit.report.profile import profile_entry
     from sparsedit.report.profile_table import profile_csv, profile_markdown, profile_view

@@ -28,8 +28,12 @@ class StageCost:
         return sum(each, Cost())
 
 
+MAX_TWINS = 8
+"""Sizes of pictures whose twins are kept; crops come in as many sizes as there are edits."""
+
+
 class Counter:
-    """Counts the stages of edits; every pipeline's twin is made once for each size of picture and batch."""
+    """Counts the stages of edits; a pipeline's twin is kept for the latest sizes of picture and batch."""
 
     def __init__(self) -> None:
         self.twins: dict[tuple[Stages, int, int, int], Twin] = {}
@@ -60,5 +64,7 @@ class Counter:
         batch = 2 if stages.guided(request.schedule) else 1
         key = (stages, height, width, batch)
         if key not in self.twins:
+            if len(self.twins) >= MAX_TWINS:
+                del self.twins[next(iter(self.twins))]
             self.twins[key] = Twin(*key)
         return self.twins[key]

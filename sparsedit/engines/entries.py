@@ -13,11 +13,12 @@ from sparsedit.editor import SparseEditor
 from sparsedit.engines.costs import Counter
 from sparsedit.masks import edit_ratio
 from sparsedit.measure.clock import Clock
+from sparsedit.measure.memory import peak_bytes
 from sparsedit.measure.twin import Cost
 from sparsedit.metrics.protocol import SPARSE_VS_DENSE
 from sparsedit.metrics.quality import Judge
 from sparsedit.plan import Request
-from sparsedit.records import stage_entry
+from sparsedit.records import SCHEMA, Record, stage_entry
 from sparsedit.results import Recorded, Result
 from sparsedit.settings import Settings
 from sparsedit.ways import DENOISING
@@ -27,12 +28,79 @@ Entry = dict[str, Any]
 
 @dataclass(frozen=True)
 class Done:
-    """An edit that was run: for which request, upon which run, and the dense edit to compare it with."""
+    """An edit that was run: for which request, upon which run, and the dense edit to compare it with.
+
+    `ran` is the request that really ran densely where it is another one, such as one of fewer steps; `free` says that
+    nothing of the original was to be kept.
+    """
 
     request: Request
     whole: Recorded
     result: Result
     dense: Result | None
+    ran: Request | None = None
+    free: bool = False
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a record says of an edit whatever came of it; prompts are the case's, the original's run's, the edit's."""
+
+    id: str
+    case: str
+    variant: str
+    suite: str
+    edit_type: str | None
+    model: str
+    prompts: tuple[str, str, str]
+
+
+def head(names: Head, settings: Settings, pipe: Any) -> Record:
+    """The part of a record that is there before anything has run."""
+    own, original, edit = names.prompts
+    named = dataclasses.asdict(names)
+    del named["prompts"]
+    return {
+        "schema": SCHEMA,
+        **named,
+        "task": settings.task,
+        "way": settings.way,
+        "policy": settings.policy,
+        "norm": settings.norm,
+        "prompt": own,
+        "original_prompt": original,
+        "edit_prompt": edit,
+        "prompt_changed": edit != own,
+        "device": str(pipe._execution_device),
+        "dtype": str(pipe.unet.dtype).removeprefix("torch."),
+        "total": {"dense_s": None, "record_s": None, "sparse_s": None},
+    }
+
+
+def nothing_measured(reason: str) -> Entry:
+    """The rest of a record of an edit that failed."""
+    return {"status": "failed", "reason": reason, "stages": {}, "fidelity": None, "quality": None}
+
+
+def measurements(counter: Counter, editor: SparseEditor, judge: Judge, settings: Settings, done: Done) -> Entry:
+    """The rest of a record of an edit that was run, but for its quality."""
+    request, result, whole = done.request, done.result, done.whole
+    return {
+        "status": "ok",
+        "reason": result.reason,
+        "way": result.way,
+        "mask_source": result.plan.mask_source,
+        "dense_steps": dense_steps(settings, done),
+        "edit_ratio": result.plan.edit_ratio,
+        "control": control(done),
+        "size": [request.original.shape[3], request.original.shape[2]],
+        "steps_run": request.schedule.calls,
+        "stages": stage_entries(counter, editor, done),
+        "total": seconds(done),
+        "memory": {"peak_bytes": peak_bytes(editor.stages.device), "cache_bytes": cache_bytes(whole)},
+        "cache": whole.shelf.facts() if whole.shelf else None,
+        "fidelity": fidelity(judge, done),
+    }
 
 
 def stage_entries(counter: Counter, editor: SparseEditor, done: Done) -> dict[str, Entry]:
@@ -44,6 +112,7 @@ def stage_entries(counter: Counter, editor: SparseEditor, done: Done) -> dict[st
     dense_clock = done.dense.clock if done.dense else result.clock if result.way == "dense" else None
     recorded = replace(request, schedule=replace(request.schedule, kept=whole.kept))
     few = counter.stages(editor, recorded)
+    ran = counter.stages(editor, done.ran) if done.ran else {}
     stages: dict[str, Entry] = {}
     for stage, counted in counter.stages(editor, request).items():
         made = few[stage]
@@ -53,7 +122,9 @@ def stage_entries(counter: Counter, editor: SparseEditor, done: Done) -> dict[st
         }
         # Texts have no sites: they are encoded as ever.
         sites = result.plan.stage_sites.get(stage)
-        if result.way in ("warm", "alongside"):
+        if stage in ran:
+            stages[stage]["sparse"] = _entry(result.clock, stage, ran[stage].cost(), ran[stage].calls)
+        elif result.way in ("warm", "alongside"):
             thin = counted.cost(sites, new_prompt=result.plan.prompt != request.prompt)
             stages[stage]["sparse"] = _entry(result.clock, stage, thin, counted.calls)
         elif result.way == "cold" and stage in DENOISING:
@@ -106,7 +177,7 @@ def fidelity(judge: Judge, done: Done) -> Entry:
         regions = {"inside": result.plan.changed.numpy(), "mask": result.mask.numpy()}
         scores = judge.fidelity(result.image, done.dense.image, regions)
     equal = torch.equal(result.picture[..., outside], kept[..., outside])
-    nothing_kept = result.way == "cold" and not whole
+    nothing_kept = done.free or (result.way == "cold" and not whole)
     return {"protocol": SPARSE_VS_DENSE.name, **scores, "outside_equal": None if nothing_kept else equal}
 
 

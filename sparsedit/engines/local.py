@@ -16,24 +16,22 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from sparsedit.cache.shelf import Keeping
 from sparsedit.calibration import plan_dense_steps
 from sparsedit.editor import SparseEditor
 from sparsedit.engines.costs import Counter
-from sparsedit.engines.entries import Done, cache_bytes, control, dense_steps, fidelity, seconds, stage_entries
+from sparsedit.engines.editors import Editors, request_of
+from sparsedit.engines.entries import Done, Head, head, measurements, nothing_measured
 from sparsedit.errors import InputError, SparseditError
 from sparsedit.images import load_image, save_image, to_image
 from sparsedit.jobs import Job
 from sparsedit.manifest import Variant
 from sparsedit.masks import load_mask
-from sparsedit.measure.memory import peak_bytes
 from sparsedit.metrics.quality import Judge
 from sparsedit.metrics.scorer import Scores
 from sparsedit.plan import Edit, Request, as_tensor
-from sparsedit.records import SCHEMA, Record, append_record
+from sparsedit.records import Record, append_record
 from sparsedit.results import Recorded, Result
 from sparsedit.runs import RunFolder
-from sparsedit.settings import MaskPolicy, Settings
 
 
 class Watch(Protocol):
@@ -127,51 +125,25 @@ class _Runner:
         refiner: DiffusionPipeline | None,
     ) -> None:
         self.pipe: Any = pipe
-        self.refiner = refiner
         self.model = model
         self.folder = folder
         self.watch = watch
         self.suite = suite
         self.counter = Counter()
         self.judge = Judge(self.pipe._execution_device)
-        self.editors: dict[tuple[MaskPolicy, str, Keeping], SparseEditor] = {}
+        self.editors = Editors(pipe, refiner, lambda done, total: watch.step())
 
     def run(self, job: Job) -> Iterator[Record]:
-        settings = job.settings
-        editor = self.editor(settings)
+        editor = self.editors.of(job.settings)
         original = load_image(job.case.original)
-        request = editor.request(
-            original,
-            prompt=job.prompt,
-            negative_prompt=settings.negative_prompt,
-            task=settings.task,
-            steps=settings.steps or 0,
-            strength=settings.strength or 0.0,
-            guidance=settings.guidance or 0.0,
-            seed=job.seed,
-            control_scale=settings.control_scale,
-            refine_from=settings.refine_from,
-        )
+        request = request_of(editor, job.settings, original, job.prompt, job.seed)
         edits = [load_edit(variant, original) for variant in job.variants]
         for variant, edit, (whole, result) in zip(
             job.variants, edits, self._edited(editor, request, job, edits), strict=True
         ):
-            dense = self._dense(editor, request, job, variant, edit) if settings.dense else None
+            dense = self._dense(editor, request, job, variant, edit) if job.settings.dense else None
             self._save(job, variant, request, result, dense)
             yield self.write(self._record(editor, job, variant, Done(request, whole, result, dense)))
-
-    def editor(self, settings: Settings) -> SparseEditor:
-        """One editor for all jobs of the same policy: embeddings and packed weights are made once."""
-        key = (settings.mask_policy(), settings.norm, _keeping(settings))
-        if key not in self.editors:
-            policy, norm, keeping = key
-            self.editors[key] = SparseEditor(
-                self.pipe, policy=policy, norm=norm, on_step=self._step, refiner=self.refiner, keeping=keeping
-            )
-        return self.editors[key]
-
-    def _step(self, done: int, total: int) -> None:
-        self.watch.step()
 
     def write(self, record: Record) -> Record:
         append_record(self.folder.records, record)
@@ -179,8 +151,7 @@ class _Runner:
         return record
 
     def failed(self, job: Job, variant: Variant, reason: str) -> Record:
-        record = self._head(job, variant)
-        return record | {"status": "failed", "reason": reason, "stages": {}, "fidelity": None, "quality": None}
+        return self._head(job, variant) | nothing_measured(reason)
 
     def _edited(
         self, editor: SparseEditor, request: Request, job: Job, edits: list[Edit]
@@ -225,49 +196,15 @@ class _Runner:
             save_image(picture, folder / f"{name}.png")
 
     def _record(self, editor: SparseEditor, job: Job, variant: Variant, done: Done) -> Record:
-        request, result, whole = done.request, done.result, done.whole
-        quality = self._quality(variant, request, result)
-        return self._head(job, variant) | {
-            "status": "ok",
-            "reason": result.reason,
-            "way": result.way,
-            "mask_source": result.plan.mask_source,
-            "dense_steps": dense_steps(job.settings, done),
-            "edit_ratio": result.plan.edit_ratio,
-            "control": control(done),
-            "size": [request.original.shape[3], request.original.shape[2]],
-            "steps_run": request.schedule.calls,
-            "stages": stage_entries(self.counter, editor, done),
-            "total": seconds(done),
-            "memory": {"peak_bytes": peak_bytes(editor.stages.device), "cache_bytes": cache_bytes(whole)},
-            "cache": whole.shelf.facts() if whole.shelf else None,
-            "fidelity": fidelity(self.judge, done),
-            "quality": quality.entry(),
-            "missing": quality.missing,
-        }
+        quality = self._quality(variant, done.request, done.result)
+        measured = measurements(self.counter, editor, self.judge, job.settings, done)
+        return self._head(job, variant) | measured | {"quality": quality.entry(), "missing": quality.missing}
 
     def _head(self, job: Job, variant: Variant) -> Record:
-        settings = job.settings
-        return {
-            "schema": SCHEMA,
-            "id": job.record_id(variant, self.model),
-            "case": job.case.id,
-            "variant": variant.id,
-            "suite": self.suite,
-            "edit_type": variant.edit_type,
-            "model": self.model,
-            "task": settings.task,
-            "way": settings.way,
-            "policy": settings.policy,
-            "norm": settings.norm,
-            "prompt": job.case.prompt,
-            "original_prompt": job.prompt,
-            "edit_prompt": variant.prompt,
-            "prompt_changed": variant.prompt != job.case.prompt,
-            "device": str(self.pipe._execution_device),
-            "dtype": str(self.pipe.unet.dtype).removeprefix("torch."),
-            "total": {"dense_s": None, "record_s": None, "sparse_s": None},
-        }
+        prompts = (job.case.prompt, job.prompt, variant.prompt)
+        identity = job.record_id(variant, self.model)
+        names = Head(identity, job.case.id, variant.id, self.suite, variant.edit_type, self.model, prompts)
+        return head(names, job.settings, self.pipe)
 
     def _quality(self, variant: Variant, request: Request, result: Result) -> Scores:
         return self.judge.quality(to_image(request.original), result.image, result.plan.changed.numpy(), variant.prompt)
@@ -284,8 +221,3 @@ def load_edit(variant: Variant, original: Image.Image) -> Edit:
     edited = None if variant.edited is None else as_tensor(load_image(variant.edited))
     mask = None if variant.mask is None else load_mask(variant.mask, original.size)
     return Edit(edited, mask, variant.prompt)
-
-
-def _keeping(settings: Settings) -> Keeping:
-    folder = None if settings.cache is None else Path(settings.cache)
-    return Keeping(folder, settings.budget_bytes, settings.cache_precision, settings.cache_rows)

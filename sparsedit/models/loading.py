@@ -79,7 +79,7 @@ def load_pipeline(
 def empty_pipeline(
     name: str, dtype: str = "auto", device: str = "auto", *, vae: str | None = None, controlnet: str | None = None
 ) -> DiffusionPipeline:
-    """The pipeline called `name` with shapes and no numbers, on the meta device, in the dtype it would have on `device`.
+    """The pipeline called `name` with shapes and no numbers, on the meta device, in the dtype it has on `device`.
 
     What counting needs, in no memory and without a download. Raises ModelError for a model whose configuration files
     are not on this machine.

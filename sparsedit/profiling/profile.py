@@ -41,8 +41,8 @@ class Profiler:
     """Profiles edits with one pipeline, which may be on the meta device when nothing is timed.
 
     `stages` are the ones to profile, None for all; with all of them the whole edit is profiled too. `batch` is that of
-    a UNet call, None for what guidance makes of one picture. `sampling` None counts and times nothing. `load` is the machine's load
-    before this program did anything, None where that is not known.
+    a UNet call, None for what guidance makes of one picture. `sampling` None counts and times nothing. `load` is the
+    machine's load before this program did anything, None where that is not known.
     """
 
     def __init__(

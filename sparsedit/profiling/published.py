@@ -9,9 +9,9 @@ from torch import Tensor
 
 from sparsedit.masks import difference
 from sparsedit.measure.twin import Cost, Twin
+from sparsedit.models.loading import empty_pipeline
 from sparsedit.models.presets import PRESETS
 from sparsedit.plan import as_tensor, stage_sites
-from sparsedit.models.loading import empty_pipeline
 from sparsedit.profiling.subjects import Subject
 from sparsedit.published import PublishedRow
 from sparsedit.settings import MaskPolicy

@@ -126,6 +126,21 @@ class Remembered(Protocol):
     def step(self, number: int) -> Step: ...
 
 
+@dataclass(frozen=True)
+class LaterSteps:
+    """A recording without its first steps: what an edit reads that begins, or turns thin, midway."""
+
+    cache: Remembered
+    first: int
+
+    @property
+    def texts(self) -> TextMemory:
+        return self.cache.texts
+
+    def step(self, number: int) -> Step:
+        return self.cache.step(self.first + number)
+
+
 class ActivationCache:
     """Remembered activations of one original over one schedule, filled by `record` and read by `sparse`."""
 

@@ -33,7 +33,7 @@ ORIGINALS = "annotation_images"
 TRUTHS = "edited_images"
 
 # PIE-Bench's folders are these names between the type and the number of pictures: 4_change_attribute_content_40.
-_FOLDERS = (
+FOLDERS = (
     "random",
     "change_object",
     "add_object",
@@ -113,7 +113,7 @@ def write_pie(items: Sequence[SuiteItem], folder: Path) -> None:
     mapping = {}
     for item in items:
         number = item.edit_type
-        image_path = f"{number}_{_FOLDERS[number]}_{counts[number]}/{item.id}.jpg"
+        image_path = f"{number}_{FOLDERS[number]}_{counts[number]}/{item.id}.jpg"
         pictures = item.pictures()
         _write_jpeg(pictures.original, folder / ORIGINALS / image_path)
         if pictures.truth is not None:

@@ -5,18 +5,32 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from sparsedit.errors import InputError, did_you_mean
-from sparsedit.suites.item import EDIT_TYPES, SuiteItem
+from sparsedit.suites.item import EDIT_TYPES
 
-Item = TypeVar("Item", bound=SuiteItem)
+EditType = int | str | None
+"""PIE-Bench's number of a type, or its name; None where a suite does not say."""
+
+
+class Selectable(Protocol):
+    """Whatever has an id and a type."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def edit_type(self) -> EditType: ...
+
+
+Item = TypeVar("Item", bound=Selectable)
 
 
 def select(
     items: Sequence[Item],
     *,
-    types: Collection[int] = (),
+    types: Collection[EditType] = (),
     ids: Collection[str] = (),
     limit: int | None = None,
     seed: int = 0,
@@ -39,10 +53,10 @@ def select(
     return [item for item in chosen if item.id in taken]
 
 
-def _turns(items: Sequence[SuiteItem], seed: int) -> dict[str, tuple[float, bytes]]:
+def _turns(items: Sequence[Selectable], seed: int) -> dict[str, tuple[float, bytes]]:
     """When each id is taken: the share of its type that goes before it, then by lot."""
     lots = {item.id: hashlib.sha256(f"{seed}:{item.id}".encode()).digest() for item in items}
-    by_type: dict[int, list[str]] = defaultdict(list)
+    by_type: dict[EditType, list[str]] = defaultdict(list)
     for item in items:
         by_type[item.edit_type].append(item.id)
     return {
@@ -52,15 +66,15 @@ def _turns(items: Sequence[SuiteItem], seed: int) -> dict[str, tuple[float, byte
     }
 
 
-def _check_types(types: Collection[int], items: Sequence[SuiteItem]) -> None:
-    there = sorted({item.edit_type for item in items})
-    for number in types:
-        if number not in there:
-            known = ", ".join(f"{each} ({EDIT_TYPES[each]})" for each in there)
-            raise InputError(f"No edit of this suite is of type {number}; there are {known}.")
+def _check_types(types: Collection[EditType], items: Sequence[Selectable]) -> None:
+    there = sorted({item.edit_type for item in items if item.edit_type is not None}, key=str)
+    for kind in types:
+        if kind not in there:
+            known = ", ".join(f"{each} ({EDIT_TYPES[each]})" if isinstance(each, int) else each for each in there)
+            raise InputError(f"No edit of this suite is of type {kind}; there are {known or 'none'}.")
 
 
-def _check_ids(ids: Collection[str], items: Sequence[SuiteItem]) -> None:
+def _check_ids(ids: Collection[str], items: Sequence[Selectable]) -> None:
     there = {item.id for item in items}
     for name in ids:
         if name not in there:

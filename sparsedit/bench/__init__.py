@@ -1,0 +1,1 @@
+"""Whole suites: every edit in several ways and under several configurations, to the end or on from where it stopped."""

@@ -1,0 +1,210 @@
+"""Runs the tasks of a bench: one edit densely, then in each way that is wanted of it, each compared with the dense one.
+
+A worker returns what came of it and writes nothing, so that it may sit in another process. What it returns depends on
+the task alone, seconds and peak memory aside: not on what it ran before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sparsedit.bench.plan import Task
+from sparsedit.bench.ways import CROP, DENSE, STEP_SKIP, settings_of
+from sparsedit.calibration import plan_dense_steps
+from sparsedit.editor import SparseEditor
+from sparsedit.engines.controls import crop, step_skip, steps_of_a_cold_edit
+from sparsedit.engines.costs import Counter
+from sparsedit.engines.editors import Editors, request_of
+from sparsedit.engines.entries import Done, Head, head, measurements, nothing_measured
+from sparsedit.engines.local import heat
+from sparsedit.engines.pipelines import load_models
+from sparsedit.errors import SparseditError
+from sparsedit.images import to_image
+from sparsedit.measure.clock import Clock
+from sparsedit.metrics.pixels import Mask
+from sparsedit.metrics.quality import Judge
+from sparsedit.models.loading import model_revision
+from sparsedit.plan import Edit, Request, as_tensor
+from sparsedit.records import Record
+from sparsedit.results import Recorded, Result
+from sparsedit.suites.edit import GIVEN, Inputs
+
+Pictures = dict[str, Image.Image]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A record, the pictures of its way, and those that the ways of a case share."""
+
+    record: Record
+    pictures: Pictures = field(default_factory=dict)
+    shared: Pictures = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A task with its pictures open and its editor at hand."""
+
+    task: Task
+    inputs: Inputs
+    editor: SparseEditor
+    request: Request
+    edit: Edit
+
+
+class Worker:
+    """Runs tasks on one set of models at a time: those of the latest task."""
+
+    def __init__(self) -> None:
+        self._loaded: tuple[Any, ...] | None = None
+        self._models: _Models | None = None
+
+    def run(self, task: Task) -> Iterator[Outcome]:
+        """An outcome for each of the task's ways, in their order; a way that fails is a record with its reason.
+
+        Raises a SparseditError where the model cannot be loaded.
+        """
+        return self.models(task).run(task)
+
+    def models(self, task: Task) -> _Models:
+        """The models of a task, loaded if they are not."""
+        if self._models is None or self._loaded != task.cell.loading:
+            self._models = None  # the old ones go before the new ones come
+            self._models, self._loaded = _Models(task), task.cell.loading
+        return self._models
+
+
+class _Models:
+    """Loaded models, and the tasks that are run on them."""
+
+    def __init__(self, task: Task) -> None:
+        pipe, refiner = load_models(task.cell.model, task.cell.settings)
+        self.pipe: Any = pipe
+        self.editors = Editors(pipe, refiner, lambda done, total: None)
+        self.counter = Counter()
+        self.judge = Judge(self.pipe._execution_device)
+
+    def facts(self) -> dict[str, Any]:
+        """What a run's description says of them."""
+        return {
+            "revision": model_revision(self.pipe),
+            "device": str(self.pipe._execution_device),
+            "dtype": str(self.pipe.dtype).removeprefix("torch."),
+        }
+
+    def run(self, task: Task) -> Iterator[Outcome]:
+        try:
+            case = self._open(task)
+            dense = self._dense(case) if DENSE in task.ways or task.settings.dense else None
+        except SparseditError as error:
+            for way in task.ways:
+                yield self._failed(task, way, error)
+            return
+        shared = _shared(case, dense)
+        for way in task.ways:
+            try:
+                done = self._run(case, way, dense)
+                yield Outcome(self._record(case, way, done), _pictures(done, way), shared)
+            except SparseditError as error:
+                yield self._failed(task, way, error)
+
+    def _open(self, task: Task) -> _Case:
+        inputs = task.edit.open()
+        editor = self.editors.of(task.settings)
+        request = request_of(editor, task.settings, inputs.original, task.prompt, task.seed)
+        mask = torch.from_numpy(inputs.mask) if inputs.mask is not None and task.track == GIVEN else None
+        edited = None if inputs.edited is None else as_tensor(inputs.edited)
+        return _Case(task, inputs, editor, request, Edit(edited, mask, task.edit.edit_prompt))
+
+    def _dense(self, case: _Case) -> Result:
+        return case.editor.dense(case.request, case.edit)
+
+    def _run(self, case: _Case, way: str, dense: Result | None) -> Done:
+        editor, request, edit = case.editor, case.request, case.edit
+        for stages in filter(None, (editor.stages, editor.refiner)):
+            stages.forget_texts()  # or the first way would pay for the prompts of all
+        settings = settings_of(way, case.task.settings)
+        planned = plan_dense_steps(settings)
+        plain = Recorded(request, request.original, Clock(editor.stages.device))
+        free = request.task == "sdedit"
+        if way == DENSE:
+            assert dense is not None
+            return Done(request, plain, dense, dense, free=free)
+        if way == STEP_SKIP:
+            ran, result = step_skip(editor, request, edit, self._steps(case))
+            return Done(request, plain, result, dense, ran=ran, free=free)
+        if way == CROP:
+            ran, result = crop(editor, request, edit, settings)
+            return Done(request, plain, result, dense, ran=ran)
+        if way == "alongside":
+            whole, [result] = editor.alongside(request, [edit])
+        elif way == "cold":
+            assert planned is not None  # a cold edit always has a number
+            whole, result = editor.cold(request, edit, planned.count)
+        else:
+            shelf = editor.shelf(request, planned.count if planned else None, [edit])
+            whole = editor.record_request(request, shelf=shelf)
+            result = editor.edit(edit.edited, mask=edit.mask, prompt=edit.prompt)
+            editor.recorded = None
+        return Done(request, whole, result, dense)
+
+    def _steps(self, case: _Case) -> int:
+        """The dense steps of way step-skip."""
+        if case.task.skip is not None:
+            return case.task.skip
+        planned = plan_dense_steps(settings_of("cold", case.task.settings))
+        assert planned is not None  # a cold edit always has a number
+        return steps_of_a_cold_edit(self.counter, case.editor, case.request, case.edit, planned.count)
+
+    def _record(self, case: _Case, way: str, done: Done) -> Record:
+        settings = settings_of(way, case.task.settings)
+        measured = measurements(self.counter, case.editor, self.judge, settings, done)
+        mask = done.result.plan.changed.numpy() if case.inputs.mask is None else case.inputs.mask
+        quality = self.judge.quality(case.inputs.original, done.result.image, mask, case.task.edit.edit_prompt)
+        return (
+            self._head(case.task, way)
+            | measured
+            | {"quality": quality.entry(), "missing": quality.missing, "truth": self._truth(case.inputs, done.result, mask)}
+        )
+
+    def _truth(self, inputs: Inputs, result: Result, mask: Mask) -> Mapping[str, Any] | None:
+        """How near the edit came to what it should have made, where the suite knows that."""
+        if inputs.truth is None:
+            return None
+        return self.judge.fidelity(result.image, inputs.truth, {"inside": mask})
+
+    def _head(self, task: Task, way: str) -> Record:
+        edit, settings = task.edit, settings_of(way, task.settings)
+        prompts = (edit.prompt, task.prompt, edit.edit_prompt)
+        names = Head(
+            task.record_id(way), edit.case, edit.variant, task.suite, edit.edit_type, task.cell.model, prompts
+        )
+        bench = {"cell": task.cell.name, "configuration": task.cell.configuration, "way": way, "track": task.track}
+        images = f"{edit.case}/{edit.variant}/{task.cell.configuration[:8]}/{way}"
+        return head(names, settings, self.pipe) | {"way": way, "bench": bench, "images": images}
+
+    def _failed(self, task: Task, way: str, error: SparseditError) -> Outcome:
+        return Outcome(self._head(task, way) | nothing_measured(str(error)))
+
+
+def _shared(case: _Case, dense: Result | None) -> Pictures:
+    pictures = {"original": case.inputs.original}
+    if dense is not None:
+        mask = Image.fromarray(dense.mask.numpy().astype(np.uint8) * 255)
+        pictures |= {"edited": to_image(dense.plan.picture), "mask": mask, "dense": dense.image}
+    return pictures
+
+
+def _pictures(done: Done, way: str) -> Pictures:
+    if way == DENSE:
+        return {}
+    pictures = {"sparse": done.result.image}
+    if done.dense is not None:
+        pictures["heat"] = heat(done.result.picture, done.dense.picture)
+    return pictures

@@ -1,0 +1,167 @@
+"""`PromptEditor`: edits of a picture's words, of pictures made from noise or inverted to it.
+
+editor = PromptEditor(pipe)
+editor.record(None, size=(512, 512), prompt="a meadow", task="prompt")
+editor.edit(prompt="a meadow with a red house").image        # its mask is in the result's plan
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsedit.cache.shelf import Shelf
+from sparsedit.editor import SparseEditor
+from sparsedit.errors import CacheError, SettingsError
+from sparsedit.inversion import invert
+from sparsedit.measure.clock import Clock
+from sparsedit.noise import generators
+from sparsedit.plan import Edit, Plan, Request, plan_edit
+from sparsedit.results import Recorded, Result
+from sparsedit.stages import Renew
+from sparsedit.tasks.generation import first_noise, generate
+from sparsedit.tasks.prompt import Guide, Switching, capture_steps, check_words
+from sparsedit.trajectory import Trajectory
+from sparsedit.ways import Dense, Recording, Way
+
+
+class PromptEditor(SparseEditor):
+    """A `SparseEditor` for task prompt: an original is recorded, edits change its words.
+
+    `capture_steps` of an edit's steps are dense and find its mask (a fifth of them, if None), `last_dense` at its end
+    are dense again.
+    """
+
+    def __init__(self, *args: Any, capture_steps: int | None = None, last_dense: int = 0, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.capture_steps = capture_steps
+        self.last_dense = last_dense
+
+    def record_request(
+        self, request: Request, record_steps: int | None = None, *, shelf: Shelf | None = None
+    ) -> Recorded:
+        """Run the original and remember it. A picture is inverted first, and stays the original's own picture."""
+        if record_steps is not None:
+            raise SettingsError("a prompt edit reads every step of its original: leave out record_steps")
+        self.recorded = None
+        recorded = Recorded(request, request.original, Clock(self.stages.device))
+        way = Recording(recorded.clock, recorded.caches, self.moments)
+        self._time_text(recorded.clock, request, request.prompt)
+        trajectory = self._beginning(recorded.clock, request)
+        renew = trajectory.extend if request.generated else trajectory.hold
+        generated, _ = self._generate(way, request, request.prompt, trajectory, renew)
+        if request.generated:
+            recorded.picture = generated
+            recorded.request = replace(request, original=generated)
+        recorded.trajectory = trajectory
+        self.recorded = recorded
+        return recorded
+
+    def apply(self, edit: Edit) -> Result:
+        """Change the recorded original's words; without a mask the first steps find one.
+
+        Raises SettingsError where the words are the same, or no step would be left to be thin.
+        """
+        recorded = self.recorded
+        if recorded is None or recorded.trajectory is None:
+            raise CacheError("nothing was recorded; call record(original, prompt=...) before edit()")
+        request, prompt = recorded.request, edit.prompt or ""
+        check_words(request.prompt, prompt)
+        steps = capture_steps(self.capture_steps, self.last_dense, request.schedule.calls)
+        plan = None if edit.mask is None else plan_edit(request, edit, self.policy)
+        if plan is not None and plan.sites.empty:
+            return self._untouched(plan, request)
+        if plan is not None and (reason := self._too_large(plan)):
+            return self._dense(request, plan, recorded.picture, reason)
+        clock = Clock(self.stages.device)
+        self._time_text(clock, request, prompt)
+        way = Switching(clock, recorded.caches, self.packed)
+        guide = Guide(way, recorded.trajectory, steps, self.last_dense, self._planner(request, prompt), plan)
+        generated, latents = self._generate(way, request, prompt, recorded.trajectory, guide.renew)
+        return self._made(recorded, guide, prompt, generated, latents)
+
+    def alongside(self, request: Request, edits: Sequence[Edit]) -> tuple[Recorded, list[Result]]:
+        raise SettingsError("a prompt edit follows the run of its original: use way warm")
+
+    def cold(self, request: Request, edit: Edit, coarse: int) -> tuple[Recorded, Result]:
+        raise SettingsError("a prompt edit follows the run of its original: use way warm")
+
+    def _made(self, recorded: Recorded, guide: Guide, prompt: str, generated: Tensor, latents: Tensor) -> Result:
+        """The result of a run, however it went."""
+        request, way = recorded.request, guide.way
+        dense_calls = guide.capturing + self.last_dense
+        if guide.plan is not None:
+            if guide.plan.sites.empty:
+                reason = "the first steps under the new words differ nowhere from the original's; it is returned"
+                return replace(self._untouched(guide.plan, request), reason=reason, clock=way.clock)
+            reason = "; ".join(way.notes) or None
+            result = self._result(guide.plan, recorded.picture, generated, latents, "warm", reason, way.clock)
+            return replace(result, dense_calls=dense_calls)
+        assert guide.mask is not None  # without a plan from the start the steps have looked for one
+        plan = self._plan(request, guide.mask, prompt)
+        reason = "; ".join([self._too_large(plan) or "", *way.notes])
+        return self._result(plan, recorded.picture, generated, latents, "dense", reason, way.clock)
+
+    def _planner(self, request: Request, prompt: str) -> Any:
+        def planned(mask: Tensor) -> Plan | None:
+            plan = self._plan(request, mask, prompt)
+            return None if self._too_large(plan) else plan
+
+        return planned
+
+    def _plan(self, request: Request, mask: Tensor, prompt: str) -> Plan:
+        """The plan of a mask of latent cells (bool [h, w]) that was found; as for a difference, it may grow."""
+        scale = self.stages.scale
+        pixels = mask.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+        plan = plan_edit(request, Edit(mask=pixels, prompt=prompt), self.policy)
+        return replace(plan, blend=plan.hole, mask_source="latents")
+
+    def _dense(self, request: Request, plan: Plan, base: Tensor | None, reason: str | None) -> Result:
+        """The edit without an original's run, inversion included."""
+        clock = Clock(self.stages.device)
+        self._time_text(clock, request, plan.prompt)
+        trajectory = self._beginning(clock, request)
+        if self.recorded is not None and self.recorded.request is request and self.recorded.trajectory is not None:
+            trajectory.corrections = self.recorded.trajectory.corrections
+        elif not request.generated:
+            self._generate(Dense(Clock(self.stages.device)), request, request.prompt, trajectory, trajectory.hold)
+        generated, latents = self._generate(Dense(clock), request, plan.prompt, trajectory, trajectory.correct)
+        return self._result(plan, generated if base is None else base, generated, latents, "dense", reason, clock)
+
+    def dense(self, request: Request, edit: Edit, original: Tensor | None = None) -> Result:
+        """The dense edit, for comparison: stock text-to-image under the new prompt, from the original's noise.
+
+        The whole generated picture, or with the `original`'s own picture given and a mask, that one outside the mask.
+        """
+        check_words(request.prompt, edit.prompt or "")
+        self.stages.forget_texts()
+        whole = torch.ones(request.original.shape[-2:], dtype=torch.bool)
+        plan = plan_edit(request, replace(edit, mask=whole if edit.mask is None else edit.mask), self.policy)
+        return self._dense(request, plan, original, None)
+
+    def _beginning(self, clock: Clock, request: Request) -> Trajectory:
+        """Where the original's run begins: its noise; or for a picture all that its run is to be held to."""
+        with torch.inference_mode():
+            if request.generated:
+                size = (request.original.shape[2], request.original.shape[3])
+                noise, _ = first_noise(self.stages, 1, size, request.schedule, request.seed)
+                return Trajectory([noise])
+            with clock.stage("encoder"):
+                latents = self.stages.encode(request.original, generators(1, request.seed))
+            with clock.stage("inversion"):
+                return Trajectory(invert(self.stages, latents, request.prompt, request.schedule, self.on_step))
+
+    def _generate(
+        self, way: Way, request: Request, prompt: str, trajectory: Trajectory, renew: Renew
+    ) -> tuple[Tensor, Tensor]:
+        start, size = trajectory.latents[0], (request.original.shape[2], request.original.shape[3])
+        with torch.inference_mode():
+            _, noise = first_noise(self.stages, 1, size, request.schedule, request.seed)  # what comes after the start's
+            made, latents = generate(
+                self.stages, way, start, [prompt], request.negative, request.schedule, noise, self.on_step, renew=renew
+            )
+        return made.cpu(), latents

@@ -1,0 +1,187 @@
+"""A bench's tables as they are read: on a terminal, in Markdown, LaTeX and CSV, and as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from rich.console import Group as Stack
+from rich.console import RenderableType
+from rich.text import Text
+
+from sparsedit import __version__
+from sparsedit.files import write_atomic
+from sparsedit.metrics.comparison import Comparison
+from sparsedit.metrics.interval import Mean
+from sparsedit.published import PublishedRow
+from sparsedit.report.bench import Line, Tables
+from sparsedit.report.numbers import NONE, figure
+from sparsedit.report.table import cells, grid
+from sparsedit.report.text import Cell, markdown_text, printable, to_csv, to_latex, to_markdown
+
+LABELS = {
+    "inside_psnr": "PSNR in", "inside_ssim": "SSIM in", "inside_lpips": "LPIPS in", "whole_psnr": "PSNR all",
+    "macs_ratio": "fewer MACs", "speedup": "n-th edit", "first_speedup": "1st edit", "seconds": "seconds",
+    "truth_psnr": "PSNR to truth", "truth_ssim": "SSIM to truth", "psnr": "bg PSNR", "ssim": "bg SSIM",
+    "lpips": "bg LPIPS", "mse": "bg MSE", "clip": "CLIP", "clip_edited": "CLIP edited", "structure": "structure",
+}  # fmt: skip
+NAMED = ("way", "track", "n", "failed", "ran dense")
+PUBLISHED = ("published by", "model", "case", "protocol", "on", "figures")
+DIFFERENCES = ("way", "edits", "value", "difference", "n")
+
+_TERMINAL = ("inside_psnr", "whole_psnr", "macs_ratio", "speedup", "first_speedup", "truth_psnr")
+"""What a terminal has room for."""
+_EXPLAINED = (
+    "in: the edited pixels, all: the whole picture, both against the dense edit; truth: what the edit should have made, "
+    "inside its mask; bg: against the original outside the mask, protocol pnp-v1; n-th edit and 1st edit: times as fast "
+    "as dense, without and with what is recorded first; in brackets the mean's 95 % interval, with n where fewer edits "
+    "have the value"
+)
+
+Rows = list[list[str]]
+
+
+def bench_view(shown: Tables, title: str) -> RenderableType:
+    """The tables for a terminal: the columns that matter most, all edits and then each type."""
+    columns = [column for column in shown.columns if column in _TERMINAL]
+    parts: list[RenderableType] = [Text(printable(title), style="bold")]
+    table = grid((name, "left" if place < 3 else "right") for place, name in enumerate(_headings(columns)))
+    for group in shown.groups:
+        for row in _rows(shown, group, columns):
+            table.add_row(*cells(row))
+        table.add_section()
+    parts += [table, Text()]
+    for heading, headings, rows in _further(shown):
+        parts.append(Text(heading, style="bold"))
+        further = grid((name, "left") for name in headings)
+        for row in rows:
+            further.add_row(*cells(row))
+        parts += [further, Text()]
+    parts += [Text(printable(note), style="yellow") for note in shown.notes]
+    return Stack(*parts, Text(_EXPLAINED, style="dim"))
+
+
+def bench_markdown(shown: Tables, title: str) -> str:
+    """A table of all edits and one of each type, the published rows, the differences, the notes."""
+    parts = [f"**{markdown_text(title)}**\n"]
+    for heading, headings, rows in (*_by_group(shown), *_further(shown)):
+        parts.append(f"**{markdown_text(heading)}**\n\n{to_markdown(headings, rows)}")
+    parts.append("".join(f"- {markdown_text(note)}\n" for note in (*shown.notes, _EXPLAINED)))
+    return "\n".join(parts)
+
+
+def bench_latex(shown: Tables) -> str:
+    """The same tables, each a `tabular` with the rules of booktabs."""
+    return "\n".join(to_latex(headings, rows) for _, headings, rows in (*_by_group(shown), *_further(shown)))
+
+
+def bench_csv(shown: Tables) -> str:
+    """One line for each way, configuration and group, numbers unrounded."""
+    return to_csv([_flat(line, shown.columns) for line in shown.lines])
+
+
+def write_bench_page(folder: Path, shown: Tables, title: str, machine: str) -> Path:
+    """Write the tables as report.html into a run's folder, a page that opens offline, and return its path."""
+    path = folder / "report.html"
+    write_atomic(path, bench_page(shown, title, machine).encode())
+    return path
+
+
+def bench_page(shown: Tables, title: str, machine: str) -> str:
+    """The page as HTML; text is escaped by the template engine, and nothing of it runs or is fetched."""
+    here = Path(__file__).parent
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(here), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("bench.html.j2").render(
+        title=printable(title),
+        tables=[
+            (heading, headings, [[printable(cell) for cell in row] for row in rows])
+            for heading, headings, rows in (*_by_group(shown), *_further(shown))
+        ],
+        notes=[printable(note) for note in (*shown.notes, _EXPLAINED)],
+        machine=printable(machine),
+        style=Markup((here / "page.css").read_text(encoding="utf-8")),
+        version=__version__,
+    )
+
+
+def interval(mean: Mean | None, of: int) -> str:
+    """A mean with its interval, and how many values it has where that is not all: "42.1 (40.3–43.9), 12"."""
+    if mean is None:
+        return NONE
+    ends = "" if mean.low is None or mean.high is None else f" ({figure(mean.low)}–{figure(mean.high)})"
+    return f"{figure(mean.mean)}{ends}" + (f", {mean.count}" if mean.count < of else "")
+
+
+def _by_group(shown: Tables) -> Iterator[tuple[str, Sequence[str], Rows]]:
+    for group in shown.groups:
+        rows = [row[1:] for row in _rows(shown, group, shown.columns)]
+        yield ("all edits" if group == "all" else group), _headings(shown.columns)[1:], rows
+
+
+def _further(shown: Tables) -> Iterator[tuple[str, Sequence[str], Rows]]:
+    if shown.differences:
+        rows = [row for name, each in shown.differences.items() for row in _difference_rows(name, each)]
+        yield "run less baseline, same edits", DIFFERENCES, rows
+    if shown.published:
+        yield "published, by others and elsewhere", PUBLISHED, [_published_row(row) for row in shown.published]
+
+
+def _headings(columns: Sequence[str]) -> list[str]:
+    return ["edits", *NAMED, *(LABELS[column] for column in columns)]
+
+
+def _rows(shown: Tables, group: str, columns: Sequence[str]) -> Rows:
+    return [
+        [
+            line.group,
+            line.name,
+            line.track.removeprefix("mask-"),
+            str(line.count),
+            str(line.failed),
+            str(line.dense),
+            *(interval(line.means[column], line.count) for column in columns),
+        ]
+        for line in shown.lines
+        if line.group == group
+    ]
+
+
+def _difference_rows(name: str, comparison: Comparison) -> Iterator[list[str]]:
+    for group in comparison.groups():
+        for column in comparison.columns:
+            mean = group.means[column]
+            if mean is not None:
+                yield [name, group.name, column, interval(mean, mean.count), str(mean.count)]
+
+
+def _published_row(row: PublishedRow) -> list[str]:
+    said = {name: value for name, value in row.figures.model_dump().items() if value is not None}
+    figures = [f"{name} {_ends(value)}" for name, value in said.items()]
+    figures += [f"{row.stage} {figure(row.gmacs)} GMACs"] if row.gmacs else []
+    figures += [f"{row.stage} {figure(row.ms)} ms"] if row.ms else []
+    on = ", ".join(filter(None, (row.hardware, row.dtype)))
+    return [f"{row.system} ({row.year})", row.model, row.case, row.protocol or NONE, on or NONE, ", ".join(figures)]
+
+
+def _ends(value: Sequence[float]) -> str:
+    low, high = value
+    return f"{low:g}" if low == high else f"{low:g}–{high:g}"
+
+
+def _flat(line: Line, columns: Sequence[str]) -> dict[str, Cell]:
+    named = ("group", "cell", "model", "track", "way", "count", "failed", "dense")
+    flat: dict[str, Cell] = {key: getattr(line, key) for key in named}
+    for column in columns:
+        flat |= _mean_cells(column, line.means[column], line.left_out)
+    return flat
+
+
+def _mean_cells(column: str, mean: Mean | None, left_out: Mapping[str, int]) -> dict[str, Any]:
+    low, high = (None, None) if mean is None else (mean.low, mean.high)
+    whole = {"": mean and mean.mean, "_low": low, "_high": high, "_n": mean.count if mean else 0}
+    return {column + ending: value for ending, value in whole.items()} | {f"{column}_left_out": left_out[column]}

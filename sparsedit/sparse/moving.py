@@ -1,0 +1,167 @@
+"""Activations of a canvas that moves: every remembered row goes where its pixel goes.
+
+A pan by whole sites hands rows out as they were recorded, bit for bit; where sites come to lie between others, as
+in a rotation or at a coarse resolution, rows are interpolated between the four around. What was beyond the canvas is
+filled with the nearest row; those sites are for the edit to compute. Statistics of whole maps and prompts do not move.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparsedit.sparse.cache import Memory, Remembered, Step, TextMemory
+from sparsedit.sparse.sites import Size
+
+_WHOLE = 1e-6
+"""By how much of a site a position may miss it and still be it."""
+
+Taps = tuple[Tensor, Tensor | None]
+"""Sources [k, T] of every site of a map and how much each counts, [k, T]; None where there is one, k = 1."""
+
+
+class Motion:
+    """Where every point of a canvas comes from.
+
+    `matrix` and `offset` lead from a point (y, x) of the moved canvas to where it was: matrix @ point + offset, in
+    pixels of the canvas of `size` (height, width), measured from its upper left corner.
+    """
+
+    def __init__(self, size: Size, matrix: Sequence[Sequence[float]], offset: Sequence[float]) -> None:
+        self.size = size
+        self.matrix = np.array(matrix, dtype=np.float64)
+        self.offset = np.array(offset, dtype=np.float64)
+        self._taps: dict[tuple[Size, bool, torch.device], Taps] = {}
+
+    @classmethod
+    def pan(cls, size: Size, right: float, down: float) -> Motion:
+        """All moves by that many pixels."""
+        return cls(size, [[1, 0], [0, 1]], [-down, -right])
+
+    @classmethod
+    def turn(cls, size: Size, angle: float) -> Motion:
+        """All turns around the canvas' centre by `angle` degrees, counterclockwise as it is seen."""
+        cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+        matrix = np.array([[cosine, sine], [-sine, cosine]])  # back again, y pointing down
+        centre = np.array(size) / 2
+        return cls(size, matrix.tolist(), (centre - matrix @ centre).tolist())
+
+    def left_empty(self, size: Size) -> Tensor:
+        """Where a map of that size shows what was not on the canvas: bool [H, W]."""
+        y, x = self._positions(size)
+        outside = (y < -0.5 - _WHOLE) | (y > size[0] - 0.5 + _WHOLE) | (x < -0.5 - _WHOLE) | (x > size[1] - 0.5 + _WHOLE)
+        return torch.from_numpy(outside)
+
+    def exact(self, size: Size) -> bool:
+        """Whether a map of that size moves by whole sites."""
+        return all(bool((np.abs(axis - np.rint(axis)) < _WHOLE).all()) for axis in self._positions(size))
+
+    def move(self, map_: Tensor, *, nearest: bool = False) -> Tensor:
+        """A map [B, C, H, W] moved; `nearest` takes the nearest site's value rather than one between four."""
+        size = (map_.shape[2], map_.shape[3])
+        return self.tokens(map_.flatten(2), 2, size, nearest=nearest).view(map_.shape)
+
+    def tokens(self, values: Tensor, axis: int, size: Size, *, nearest: bool = False) -> Tensor:
+        """A tensor whose `axis` counts the sites of a map of that size, row by row, moved."""
+        sources, weights = self.taps(size, values.device, nearest=nearest)
+        if weights is None:
+            return values.index_select(axis, sources[0])
+        shape = [-1 if number == axis else 1 for number in range(values.ndim)]
+        parts = (
+            values.index_select(axis, source) * weight.view(shape).to(values.dtype)
+            for source, weight in zip(sources, weights, strict=True)
+        )
+        return torch.stack(list(parts)).sum(0)
+
+    def taps(self, size: Size, device: torch.device, *, nearest: bool = False) -> Taps:
+        """From where each site of a map of that size takes its row, found once."""
+        key = (size, nearest, device)
+        if key not in self._taps:
+            sources, weights = self._find(size, nearest)
+            self._taps[key] = (sources.to(device), None if weights is None else weights.to(device))
+        return self._taps[key]
+
+    def _positions(self, size: Size) -> tuple[np.ndarray, np.ndarray]:
+        """Where the sites of a map come from, y and x [H, W] in its own sites, a site's middle being whole."""
+        scale = np.array(self.size) / np.array(size)
+        y, x = np.meshgrid((np.arange(size[0]) + 0.5) * scale[0], (np.arange(size[1]) + 0.5) * scale[1], indexing="ij")
+        points = np.stack([y, x])
+        was = np.tensordot(self.matrix, points, 1) + self.offset[:, None, None]
+        return was[0] / scale[0] - 0.5, was[1] / scale[1] - 0.5
+
+    def _find(self, size: Size, nearest: bool) -> Taps:
+        y, x = (axis.ravel() for axis in self._positions(size))
+        if nearest or self.exact(size):
+            return torch.from_numpy(_flat(np.rint(y), np.rint(x), size)[None]), None
+        top, left = np.floor(y), np.floor(x)
+        below, beside = y - top, x - left
+        corners = [(0, 0, (1 - below) * (1 - beside)), (0, 1, (1 - below) * beside),
+                   (1, 0, below * (1 - beside)), (1, 1, below * beside)]  # fmt: skip
+        sources = np.stack([_flat(top + down, left + right, size) for down, right, _ in corners])
+        return torch.from_numpy(sources), torch.from_numpy(np.stack([weight for *_, weight in corners]))
+
+
+class MovedCache:
+    """A recording of an original as one of the same original on a moved canvas."""
+
+    def __init__(self, cache: Remembered, motion: Motion) -> None:
+        self.cache = cache
+        self.motion = motion
+
+    @property
+    def texts(self) -> TextMemory:
+        return self.cache.texts
+
+    def step(self, number: int) -> Step:
+        step = self.cache.step(number)
+        leaves: dict[str, Memory] = {run: MovedMemory(memory, self.motion) for run, memory in step.leaves.items()}
+        return replace(step, leaves=leaves, outputs=[self.motion.move(output) for output in step.outputs])
+
+
+class MovedMemory(Memory):
+    """What a leaf would have remembered of the moved canvas, moved when it is read."""
+
+    def __init__(self, memory: Memory, motion: Motion) -> None:
+        self.memory = memory
+        self.motion = motion
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.values
+
+    @property
+    def values(self) -> tuple[Tensor, ...]:
+        return tuple(map(self._moved, self.memory.values))
+
+    @property
+    def size(self) -> Size:
+        return self.memory.size
+
+    @property
+    def grid(self) -> Size | None:
+        return self.memory.grid
+
+    def rows(self, positions: Tensor, out: Tensor | None = None) -> Tensor:
+        sources, weights = self.motion.taps(self.size, positions.device)
+        if weights is None:
+            return self.memory.rows(sources[0, positions], out)
+        rows = [self.memory.rows(source[positions]) for source in sources]
+        parts = [row * weight[positions, None].to(row.dtype) for row, weight in zip(rows, weights, strict=True)]
+        return torch.sum(torch.stack(parts), 0, out=out)
+
+    def renewed(self, active: Tensor, rows: Tensor) -> Tensor:
+        return self.values[0].index_copy_(2, active, rows)
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        """Rows [B, T, C], or keys and values [B, heads, T, d]; what has no sites [B, C] stays."""
+        return tensor if tensor.ndim == 2 else self.motion.tokens(tensor, tensor.ndim - 2, self.size)
+
+
+def _flat(y: np.ndarray, x: np.ndarray, size: Size) -> np.ndarray:
+    """Flat positions on a map, those beyond it at its border."""
+    return (y.clip(0, size[0] - 1) * size[1] + x.clip(0, size[1] - 1)).astype(np.int64)

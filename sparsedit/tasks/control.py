@@ -1,0 +1,32 @@
+"""Pictures made from a control map: noise, a prompt and a ControlNet that is shown lines (Zhang et al., 2023).
+
+An edit changes the lines: the map itself, or a photo whose edges are the map. Only where the maps differ are
+ControlNet, UNet and decoder computed again, so one-step models gain as well as long schedules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from sparsedit.control import Control
+from sparsedit.stages import OnStep, Schedule, Stages
+from sparsedit.tasks.generation import first_noise, generate
+from sparsedit.ways import Way
+
+
+def from_control(
+    stages: Stages,
+    way: Way,
+    size: tuple[int, int],
+    prompts: Sequence[str],
+    negative: str,
+    schedule: Schedule,
+    seed: int,
+    on_step: OnStep,
+    control: Control,
+) -> tuple[Tensor, Tensor]:
+    """The maps of `control` and a prompt for each -> pictures of `size` (height, width) and their latents."""
+    latents, noise = first_noise(stages, len(prompts), size, schedule, seed)
+    return generate(stages, way, latents, prompts, negative, schedule, noise, on_step, control)

@@ -1,0 +1,155 @@
+"""Edits by words: the same noise under a changed prompt, computed where the picture changes (FISEdit, 2023).
+
+The first steps run densely; how far their latents come from the original's says where the new words take effect. From
+then on those sites alone are computed, among what the original left at every step. With a mask given, or with words
+that can be followed in cross-attention, all of this is the same but for where the mask comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+from torch import Tensor, nn
+
+from sparsedit.errors import SettingsError
+from sparsedit.measure.clock import Clock
+from sparsedit.plan import Plan
+from sparsedit.sparse import ActivationCache, PackedWeights, SitePyramid, sparse
+from sparsedit.sparse.cache import LaterSteps
+from sparsedit.trajectory import Trajectory
+from sparsedit.ways import Way
+
+SHARE = 0.2
+"""Of the steps, how many are dense where nothing is said (k = 10 of 50 in the paper)."""
+OPENING = (2, 2)
+
+
+def capture_steps(asked: int | None, last_dense: int, calls: int) -> int:
+    """How many of `calls` steps find the mask. Raises SettingsError where none is left to be thin."""
+    steps = max(1, round(SHARE * calls)) if asked is None else asked
+    if steps + last_dense >= calls:
+        raise SettingsError(
+            f"{steps} steps to find the mask and {last_dense} dense ones at the end leave none of {calls} to be thin; "
+            "use more steps, or fewer of these"
+        )
+    return steps
+
+
+def check_words(prompt: str, edit_prompt: str) -> None:
+    """Raise SettingsError for an edit that says nothing new."""
+    if prompt.split() == edit_prompt.split():
+        raise SettingsError(f"the edit's prompt says the same as the original's ({prompt!r}): change some of its words")
+
+
+def mask_of(maps: Sequence[Tensor]) -> Tensor:
+    """Where maps [h, w] of several steps say that a picture changes: bool [h, w].
+
+    FISEdit's rule: every map scaled to [0, 1], their sum too, then Otsu's threshold, then an opening by 2x2 cells.
+    """
+    total = _scaled(np.sum([_scaled(each.double().cpu().numpy()) for each in maps], axis=0))
+    # Of equal values there is no threshold between two classes.
+    found = total > threshold_otsu(total) if total.any() else np.zeros(total.shape, dtype=bool)
+    return torch.from_numpy(ndimage.binary_opening(found, structure=np.ones(OPENING)))
+
+
+def distance(edited: Tensor, original: Tensor) -> Tensor:
+    """L1 distance over the channels of two latents [1, C, h, w]: [h, w]."""
+    return (edited.float() - original.float()).abs().sum(1)[0]
+
+
+def _scaled(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    span = values.max() - values.min()
+    return (values - values.min()) / span if span else np.zeros_like(values)
+
+
+class Switching(Way):
+    """A UNet that runs densely until `thin_from`, on sites then, and densely again after `dense_again`.
+
+    The decoder is thin where the UNet ever was.
+    """
+
+    def __init__(self, clock: Clock, caches: Mapping[str, ActivationCache], packed: PackedWeights | None) -> None:
+        super().__init__(clock)
+        self.caches = caches
+        self.packed = packed
+        self.sites: Mapping[str, SitePyramid] | None = None
+        self.unet: nn.Module | None = None
+        self.swap = ExitStack()
+
+    @contextmanager
+    def engaged(self, stage: str, model: nn.Module) -> Iterator[None]:
+        if stage == "unet":
+            self.unet = model
+            with self.swap:
+                if self.sites is not None:
+                    self.thin_from(0, self.sites)
+                yield
+        elif self.sites is None:
+            yield
+        else:
+            with sparse(model, self.caches[stage], self.sites[stage], packed=self.packed):
+                yield
+
+    def thin_from(self, step: int, sites: Mapping[str, SitePyramid]) -> None:
+        """From step number `step` on compute these sites alone."""
+        assert self.unet is not None  # steps are made within `engaged`
+        self.sites = sites
+        cache = LaterSteps(self.caches["unet"], step)
+        self.swap.enter_context(sparse(self.unet, cache, sites["unet"], packed=self.packed))
+
+    def dense_again(self) -> None:
+        """Compute everything from the next step on."""
+        self.swap.close()
+
+
+class Guide:
+    """Leads an edit's run from step to step: finds its mask, makes it thin, keeps its surroundings, lets it go.
+
+    `planned` turns a mask of latent cells into a plan, or None where the edit had better stay dense. A plan that is
+    known from the start makes the run thin from the start.
+    """
+
+    def __init__(
+        self,
+        way: Switching,
+        trajectory: Trajectory,
+        steps: int,
+        last_dense: int,
+        planned: Callable[[Tensor], Plan | None],
+        plan: Plan | None = None,
+    ) -> None:
+        self.way = way
+        self.trajectory = trajectory
+        self.capturing = 0 if plan else steps
+        self.end = len(trajectory.latents) - 1 - last_dense
+        self.planned = planned
+        self.plan = plan
+        self.maps: list[Tensor] = []
+        self.mask: Tensor | None = None
+        if plan is not None:
+            way.sites = plan.stage_sites
+
+    def renew(self, step: int, latents: Tensor) -> Tensor:
+        """What the next step takes, of what this one left."""
+        done = step + 1
+        latents = self.trajectory.correct(step, latents)
+        if done <= self.capturing:
+            self.maps.append(distance(latents, self.trajectory.latents[done]))
+            if done < self.capturing:
+                return latents
+            self.mask = mask_of(self.maps)
+            self.plan = self.planned(self.mask)
+            if self.plan is not None:
+                self.way.thin_from(done, self.plan.stage_sites)
+        if self.plan is None or done > self.end:
+            return latents
+        if done == self.end:
+            self.way.dense_again()
+        cells = self.plan.sites.level((latents.shape[2], latents.shape[3])).position.view(latents.shape[2:]) >= 0
+        return self.trajectory.surround(step, latents, cells)

@@ -1,0 +1,171 @@
+"""Edits by words: what the mask is made of, what the run keeps, and what stock text-to-image says of the dense one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoPipelineForText2Image
+from PIL import Image
+from skimage.filters import threshold_otsu
+
+from sparsedit.errors import SettingsError
+from sparsedit.images import to_tensor
+from sparsedit.plan import Edit
+from sparsedit.prompting import PromptEditor
+from sparsedit.settings import MaskPolicy
+from sparsedit.tasks.prompt import capture_steps, check_words, mask_of
+from tests.pipelines import ANCESTRAL, tiny_sd15, tiny_sdxl
+
+POLICY = MaskPolicy(threshold=0.02, grow=0, level_dilation=0, feather=0, vae_margin=8)
+SETTINGS: dict[str, Any] = {
+    "task": "prompt", "prompt": "a meadow", "steps": 6, "strength": 1.0, "guidance": 3.0, "seed": 7
+}  # fmt: skip
+SIZE = (96, 64)
+NEW = "a meadow with a red house"
+
+
+def editor_of(pipe: Any, **options: Any) -> PromptEditor:
+    return PromptEditor(pipe, policy=POLICY, **{"break_even": 1.0, **options})
+
+
+def rectangle() -> torch.Tensor:
+    mask = torch.zeros(64, 96, dtype=torch.bool)
+    mask[16:40, 40:64] = True
+    return mask
+
+
+@pytest.fixture(scope="module")
+def photo() -> Image.Image:
+    noise = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize(SIZE, Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("build", [tiny_sdxl, lambda: tiny_sdxl(ANCESTRAL), tiny_sd15], ids=["sdxl", "sde", "sd15"])
+def test_dense_and_recorded_are_stock_text_to_image(build: Any) -> None:
+    pipe = build()
+    editor = editor_of(pipe)
+    own = editor.record(None, size=SIZE, **SETTINGS)
+    request = editor.request(None, size=SIZE, **SETTINGS)
+    dense = editor.dense(request, Edit(prompt=NEW))
+    stock = AutoPipelineForText2Image.from_pipe(pipe)
+    stock.set_progress_bar_config(disable=True)
+    for prompt, picture in (("a meadow", to_tensor(own)), (NEW, dense.picture)):
+        expected = stock(
+            prompt=prompt, width=96, height=64, num_inference_steps=6, guidance_scale=3.0,
+            generator=torch.Generator().manual_seed(7), output_type="pt",
+        ).images  # fmt: skip
+        assert torch.allclose(picture / 2 + 0.5, expected, atol=1 / 255)
+    assert torch.allclose(dense.picture / 2 + 0.5, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("pictured", [False, True], ids=["generated", "photo"])
+def test_outside_the_mask_the_original_stays(pictured: bool, photo: Image.Image) -> None:
+    editor = editor_of(tiny_sd15(), capture_steps=2)
+    own = to_tensor(editor.record(photo if pictured else None, size=None if pictured else SIZE, **SETTINGS))
+    result = editor.edit(prompt=NEW)
+    assert result.way == "warm"
+    assert result.plan.mask_source == "latents"
+    assert result.dense_calls == 2
+    assert 0 < result.plan.edit_ratio < 1
+    assert torch.equal(to_tensor(result.image)[..., ~result.mask], own[..., ~result.mask])
+    assert not torch.allclose(result.picture[..., result.mask], own[..., result.mask], atol=1e-3)
+    if pictured:
+        assert torch.equal(own, to_tensor(photo))
+
+
+def test_a_thin_run_of_everything_is_the_dense_one() -> None:
+    """With norms that follow the edit, so that nothing of the original's run is read."""
+    editor = editor_of(tiny_sdxl(), norm="updated")
+    editor.record(None, size=SIZE, **SETTINGS)
+    dense = editor.dense(editor.request(None, size=SIZE, **SETTINGS), Edit(prompt=NEW))
+    thin = editor.edit(prompt=NEW, mask=torch.ones(64, 96, dtype=torch.bool))
+    assert (thin.way, thin.plan.mask_source) == ("warm", "user")
+    assert torch.allclose(thin.picture, dense.picture, atol=1e-4)
+
+
+def test_an_inverted_picture_under_its_own_words_stays_on_its_trajectory(photo: Image.Image) -> None:
+    editor = editor_of(tiny_sd15(), norm="updated")
+    recorded = editor.record_request(editor.request(photo, **SETTINGS))
+    assert recorded.trajectory is not None
+    assert len(recorded.trajectory.latents) == 7
+    same = editor.edit(prompt="a meadow ,", mask=torch.ones(64, 96, dtype=torch.bool))
+    again = editor.edit(prompt="a meadow ,", mask=torch.ones(64, 96, dtype=torch.bool))
+    assert torch.equal(same.picture, again.picture)
+    corrected = [float(each.abs().max()) for each in recorded.trajectory.corrections]
+    assert len(corrected) == 6
+    assert max(corrected) > 0
+
+
+def test_the_last_steps_may_be_dense_again() -> None:
+    pipe = tiny_sdxl()
+    calls: list[int] = []
+
+    def shape(_module: object, args: tuple[Any, ...]) -> None:
+        calls.append(args[0].shape[2] * args[0].shape[3])
+
+    editor = editor_of(pipe, capture_steps=1, last_dense=2)
+    editor.record(None, size=SIZE, **SETTINGS)
+    hook = pipe.unet.conv_in.register_forward_pre_hook(shape)
+    result = editor.edit(prompt=NEW)
+    hook.remove()
+    active = result.plan.sites.level((8, 12)).count
+    assert calls == [96, active, active, active, 96, 96]
+    assert result.dense_calls == 3
+
+
+def test_a_mask_that_is_too_large_is_said_and_runs_dense() -> None:
+    editor = editor_of(tiny_sdxl(), break_even=0.0)
+    editor.record(None, size=SIZE, **SETTINGS)
+    result = editor.edit(prompt=NEW)
+    assert result.way == "dense"
+    assert "so the edit ran dense" in (result.reason or "")
+    assert editor.edit(prompt=NEW, mask=rectangle()).way == "dense"
+
+
+def test_words_that_do_not_differ_and_schedules_without_a_thin_step_are_refused(photo: Image.Image) -> None:
+    with pytest.raises(SettingsError, match="change some of its words"):
+        check_words("a meadow", " a  meadow ")
+    with pytest.raises(SettingsError, match="leave none of 4"):
+        capture_steps(2, 2, 4)
+    assert capture_steps(None, 0, 50) == 10
+    with pytest.raises(SettingsError, match="--scheduler ddim"):
+        PromptEditor(tiny_sdxl()).record(photo, **SETTINGS)
+    with pytest.raises(SettingsError, match="strength 1"):
+        PromptEditor(tiny_sdxl()).record(None, size=SIZE, **SETTINGS | {"strength": 0.5})
+
+
+def test_a_mask_is_the_scaled_sum_over_its_threshold() -> None:
+    rng = np.random.default_rng(0)
+    maps = [rng.random((16, 24)) * 0.3 for _ in range(3)]
+    for each in maps:
+        each[4:9, 10:16] += 2
+        each[12, 3] += 2  # a single cell, which the opening takes away
+    total = sum((each - each.min()) / np.ptp(each) for each in maps)
+    over = total > threshold_otsu(total)
+    mask = mask_of([torch.from_numpy(each) for each in maps]).numpy()
+    assert over[12, 3]
+    assert not mask[12, 3]
+    assert mask[4:9, 10:16].all()
+    assert mask.sum() == 30
+
+
+def test_otsus_threshold_is_the_one_of_greatest_variance_between_classes() -> None:
+    rng = np.random.default_rng(1)
+    values = np.concatenate([rng.normal(0.2, 0.05, 300), rng.normal(0.8, 0.05, 84)]).clip(0, 1).reshape(16, 24)
+    mask = mask_of([torch.from_numpy(values)]).numpy()
+
+    def between(threshold: float) -> float:
+        low, high = values[values <= threshold], values[values > threshold]
+        return len(low) * len(high) * (low.mean() - high.mean()) ** 2 if len(low) and len(high) else 0.0
+
+    best = max(values.ravel(), key=between)
+    scaled = (values - values.min()) / np.ptp(values)
+    assert abs(between(best) / between(values[scaled > threshold_otsu(scaled)].min() - 1e-9) - 1) < 0.01
+    assert (mask <= (values > 0.4)).all()
+
+
+def test_maps_that_say_nothing_give_an_empty_mask() -> None:
+    assert not mask_of([torch.zeros(8, 8), torch.ones(8, 8)]).any()
