@@ -16,6 +16,7 @@ import typer
 from sparsedit import __version__
 from sparsedit.commands import cache as cache_command
 from sparsedit.commands import models as models_command
+from sparsedit.commands.bench import bench
 from sparsedit.commands.compare import compare
 from sparsedit.commands.edit import edit
 from sparsedit.commands.env import env
@@ -29,6 +30,7 @@ app = typer.Typer(name="sparsedit", add_completion=False, pretty_exceptions_enab
 app.command()(edit)
 app.command()(profile)
 app.command()(compare)
+app.command()(bench)
 app.command()(report)
 app.add_typer(models_command.app, name="models")
 app.add_typer(cache_command.app, name="cache")

@@ -231,9 +231,10 @@ class SparseEditor:
 
     def _run(self, way: Way, request: Request, plans: Sequence[Plan]) -> tuple[Tensor, Tensor]:
         """Run the request's task on the plans' pictures in one batch -> generated pictures and their latents."""
-        pictures = torch.cat([plan.picture for plan in plans])
+        frame = request.frame
+        pictures = torch.cat([frame.pad(plan.picture) for plan in plans])
         prompts = [plan.prompt for plan in plans]
-        maps = [plan.control for plan in plans if plan.control is not None]
+        maps = [frame.pad(plan.control) for plan in plans if plan.control is not None]
         control = Control(torch.cat(maps), request.control_scale) if maps else None
         common = (prompts, request.negative, request.schedule, request.seed, self.on_step, control)
         with torch.inference_mode():
@@ -253,7 +254,7 @@ class SparseEditor:
                 generated, latents = refine(self.stages, self.refiner, request.refine_from, way, pictures, *common)
             else:
                 generated, latents = sdedit(self.stages, way, pictures, *common)
-        return generated.cpu(), latents
+        return frame.crop(generated.cpu()), latents
 
     def _kept(self, request: Request, count: int) -> tuple[int, ...] | None:
         """The steps that are run densely when `count` of a schedule are; None when that is all of them."""
@@ -263,8 +264,7 @@ class SparseEditor:
         return kept
 
     def _too_large(self, plan: Plan) -> str | None:
-        size = self.stages.latent_size(*plan.hole.shape)
-        share = plan.sites.fraction(size)
+        share = plan.sites.fraction(self.stages.latent_size(*plan.sites.size))
         if share <= self.break_even:
             return None
         return (
@@ -286,7 +286,8 @@ class SparseEditor:
     def _result(
         self, plan: Plan, base: Tensor, generated: Tensor, latents: Tensor, way: str, reason: str | None, clock: Clock
     ) -> Result:
-        picture = composite(base, generated, plan.blend, self.policy.feather)
+        width = self.policy.blend_width(drawn=plan.mask_source == "user")
+        picture = composite(base, generated, plan.blend, width)
         return Result(picture, generated, latents, plan.blend, way, reason, plan, clock)
 
     def _untouched(self, plan: Plan, request: Request, made: Tensor | None = None) -> Result:

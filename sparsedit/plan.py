@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sparsedit.control import control_map, moved
 from sparsedit.errors import InputError
+from sparsedit.frame import Frame
 from sparsedit.images import to_tensor
 from sparsedit.masks import difference, edit_ratio, enclosed, feather
 from sparsedit.settings import MaskPolicy
@@ -34,7 +35,8 @@ class Request:
     `control` is the original's map for a ControlNet, where there is one, and `control_scale` how much that counts;
     `refine_from` the share of the way down the noise from which a refiner goes on, where there is one. A `generated`
     original is made from noise; before that its tensor says no more than its size. For task control the original is
-    a photo whose edges are the map, or with `from_map` the map itself.
+    a photo whose edges are the map, or with `from_map` the map itself. The model takes sides that are multiples of
+    `multiple`; pictures of others are padded where it is called.
     """
 
     original: Tensor
@@ -48,6 +50,12 @@ class Request:
     refine_from: float | None = None
     generated: bool = False
     from_map: bool = False
+    multiple: int = 1
+
+    @property
+    def frame(self) -> Frame:
+        height, width = self.original.shape[-2:]
+        return Frame((height, width), self.multiple)
 
 
 @dataclass(frozen=True)
@@ -87,8 +95,11 @@ class Plan:
         return self.stage_sites["unet"]
 
     def cells(self, scale: int) -> Tensor:
-        """The hole [1, H, W] in whole cells of `scale` pixels, so that pipelines and sites mean the same ones."""
-        height, width = self.hole.shape
+        """The hole [1, H, W] in whole cells of `scale` pixels, so that pipelines and sites mean the same ones.
+
+        H and W are those of the sites: padded where the model needs it.
+        """
+        height, width = self.sites.size
         if self.sites.empty:
             return torch.zeros(1, height, width)
         level = self.sites.level((height // scale, width // scale))
@@ -131,7 +142,7 @@ def plan_edit(request: Request, edit: Edit, policy: MaskPolicy) -> Plan:
         changed=changed,
         hole=hole,
         blend=hole if edit.mask is None else edit.mask,
-        stage_sites=stage_sites(hole, policy),
+        stage_sites=stage_sites(request.frame.pad_mask(hole), policy),
         edit_ratio=edit_ratio(changed),
         mask_source="difference" if edit.mask is None else "user",
         control=control,
@@ -161,7 +172,7 @@ def stage_sites(hole: Tensor, policy: MaskPolicy) -> dict[str, SitePyramid]:
 def plan_nothing(request: Request) -> Plan:
     """The original as a plan in which nothing changes."""
     nothing = torch.zeros(request.original.shape[-2:], dtype=torch.bool)
-    sites = dict.fromkeys(("encoder", *DENOISING, "decoder"), SitePyramid(nothing))
+    sites = dict.fromkeys(("encoder", *DENOISING, "decoder"), SitePyramid(request.frame.pad_mask(nothing)))
     return Plan(
         request.original, request.prompt, nothing, nothing, nothing, sites, 0.0, "none", control=request.control
     )

@@ -41,7 +41,8 @@ def make_request(
     if task not in stages.tasks:
         raise SettingsError(f"this model was not made for {task}; use task {stages.tasks[0]}")
     picture = _original(task, original, size)
-    stages.check_size(*picture.shape[-2:])
+    if task in FOLLOWING:  # their latents are moved and compared cell by cell
+        stages.check_size(*picture.shape[-2:])
     schedule = Schedule(steps, strength, guidance)
     generated, from_map = original is None, task == "control" and control_from == "map"
     _check_task(stages, task, schedule, generated=generated)
@@ -54,7 +55,8 @@ def make_request(
             raise SettingsError(f"a refiner goes with task sdedit, not with {task}")
         parts(stages, refiner, refine_from, schedule)
     return Request(
-        picture, prompt, negative_prompt, task, schedule, seed, control, control_scale, since, generated, from_map
+        picture, prompt, negative_prompt, task, schedule, seed, control, control_scale, since, generated, from_map,
+        stages.scale,
     )
 
 

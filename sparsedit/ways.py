@@ -17,6 +17,8 @@ from sparsedit.measure.clock import Clock
 from sparsedit.sparse import (
     ActivationCache,
     InterpolatedCache,
+    Motion,
+    MovedCache,
     PackedWeights,
     SitePyramid,
     alongside,
@@ -99,7 +101,8 @@ class Recording(Way):
 class Thin(Way):
     """The active sites of each stage alone, on what a recording left.
 
-    A recording of some of `timesteps` is one of the `kept` ones; what the others would have left is interpolated.
+    A recording of some of `timesteps` is one of the `kept` ones; what the others would have left is interpolated. With a
+    `motion` the canvas has moved since.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class Thin(Way):
         packed: PackedWeights | None = None,
         timesteps: Sequence[float] = (),
         kept: tuple[int, ...] | None = None,
+        motion: Motion | None = None,
     ) -> None:
         super().__init__(clock)
         self.caches = caches
@@ -117,11 +121,14 @@ class Thin(Way):
         self.packed = packed
         self.timesteps = timesteps
         self.kept = kept
+        self.motion = motion
 
     def engaged(self, stage: str, model: nn.Module) -> AbstractContextManager[object]:
         cache: Remembered = self.caches[stage]
         if self.kept is not None and stage in DENOISING:
             cache = InterpolatedCache(self.caches[stage], self.timesteps, self.kept)
+        if self.motion is not None:
+            cache = MovedCache(cache, self.motion)
         return sparse(model, cache, self.sites[stage], packed=self.packed)
 
 

@@ -106,7 +106,9 @@ def check_same(path: Path, config: Config) -> None:
     if found:
         more = len(found) - _SHOWN_DIFFERENCES
         listed = [*found[:_SHOWN_DIFFERENCES], *([f"and {more} more"] if more > 0 else [])]
-        what = f"{path} was begun otherwise, so it is not continued (--output for another run, --overwrite for this one):"
+        what = (
+            f"{path} was begun otherwise, so it is not continued (--output for another run, --overwrite for this one):"
+        )
         raise InputError("\n  ".join([what, *listed]))
 
 

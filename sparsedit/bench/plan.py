@@ -19,6 +19,8 @@ from sparsedit.jobs import case_seed, prompt_of_original
 from sparsedit.settings import Settings, resolve
 from sparsedit.suites.edit import DERIVED, GIVEN, TRACKS, Suite, SuiteEdit
 
+TASKS = ("sdedit", "inpaint")
+
 _PLACES = frozenset({"device", "cache", "cache_budget", "way"})
 _LOADING = ("device", "dtype", "offload", "weights", "lora", "vae", "scheduler", "controlnet", "refiner")
 
@@ -156,6 +158,8 @@ def _track(edit: SuiteEdit, asked: str | None) -> str:
 
 def _check(task: Task) -> None:
     where, settings = task.label, task.settings
+    if settings.task not in TASKS:
+        raise SettingsError(f"{where}: a bench runs the tasks {' and '.join(TASKS)}, not {settings.task}")
     if settings.task == "sdedit" and not task.edit.has_edited:
         raise InputError(f"{where}: task sdedit needs an edited picture (inpaint needs a mask alone)")
     if settings.steps is None or settings.strength is None or settings.guidance is None:

@@ -32,7 +32,8 @@ def check_ways(words: Sequence[str]) -> tuple[str, ...]:
     """The ways named, each once, in the order of `WAYS`. Raises SettingsError for an unknown one and for none."""
     for word in words:
         if word not in WAYS:
-            raise SettingsError(f"unknown way {word!r}{did_you_mean(word, WAYS) or f'; there are {", ".join(WAYS)}'}")
+            hint = did_you_mean(word, WAYS) or f"; there are {', '.join(WAYS)}"
+            raise SettingsError(f"unknown way {word!r}{hint}")
     if not words:
         raise SettingsError(f"no way is named; there are {', '.join(WAYS)}")
     return tuple(way for way in WAYS if way in words)

@@ -170,7 +170,11 @@ class _Models:
         return (
             self._head(case.task, way)
             | measured
-            | {"quality": quality.entry(), "missing": quality.missing, "truth": self._truth(case.inputs, done.result, mask)}
+            | {
+                "quality": quality.entry(),
+                "missing": quality.missing,
+                "truth": self._truth(case.inputs, done.result, mask),
+            }
         )
 
     def _truth(self, inputs: Inputs, result: Result, mask: Mask) -> Mapping[str, Any] | None:
@@ -182,9 +186,7 @@ class _Models:
     def _head(self, task: Task, way: str) -> Record:
         edit, settings = task.edit, settings_of(way, task.settings)
         prompts = (edit.prompt, task.prompt, edit.edit_prompt)
-        names = Head(
-            task.record_id(way), edit.case, edit.variant, task.suite, edit.edit_type, task.cell.model, prompts
-        )
+        names = Head(task.record_id(way), edit.case, edit.variant, task.suite, edit.edit_type, task.cell.model, prompts)
         bench = {"cell": task.cell.name, "configuration": task.cell.configuration, "way": way, "track": task.track}
         images = f"{edit.case}/{edit.variant}/{task.cell.configuration[:8]}/{way}"
         return head(names, settings, self.pipe) | {"way": way, "bench": bench, "images": images}

@@ -88,7 +88,7 @@ class Shelf:
         if contents := self.folder and self.folder.contents():
             self.nbytes = contents.nbytes
         else:
-            height, width = request.original.shape[-2:]
+            height, width = request.frame.padded
             estimate = SizeEstimate(models, height, width, moments)
             self.nbytes = estimate.size(compaction).total
             self._check_room(estimate, compaction, sites)

@@ -154,6 +154,7 @@ def _run(work: Work, folder: RunFolder, console: Console, asked: Mapping[str, An
     from sparsedit.pixels import stages_of
     from sparsedit.progress import Progress
     from sparsedit.report.page import write_page
+    from sparsedit.report.text import printable
     from sparsedit.runs import RunFolder
 
     check_inputs(work.jobs)
@@ -175,7 +176,8 @@ def _run(work: Work, folder: RunFolder, console: Console, asked: Mapping[str, An
             how: dict[str, Any] = {"weights": settings.weights, "offload": settings.offload}
             refiner = load_refiner(settings.refiner, work.model, pipe, **how)
     console.print(_placement(work, pipe), style="dim", soft_wrap=True)
-    check_sizes(work.jobs, stages_of(pipe).scale)
+    for sentence in check_sizes(work.jobs, stages_of(pipe)):
+        console.print(printable(sentence), soft_wrap=True)
     machine = environment() | _run_facts(work, pipe)
     folder = RunFolder.create(folder.path, overwrite=asked["overwrite"])
     folder.write_config(work.configuration())

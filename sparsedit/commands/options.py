@@ -124,7 +124,12 @@ LevelDilation = Annotated[
     typer.Option("--level-dilation", help="The same at every resolution in the model.", rich_help_panel=_MASK),
 ]
 Feather = Annotated[
-    int | None, typer.Option("--feather", help="Width in pixels of the blend at its border.", rich_help_panel=_MASK)
+    int | None,
+    typer.Option(
+        "--feather",
+        help="Width in pixels of the blend at its border; else that of --grow, none in a drawn mask.",
+        rich_help_panel=_MASK,
+    ),
 ]
 VaeMargin = Annotated[
     int | None,

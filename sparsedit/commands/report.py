@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sparsedit.records import Record
+    from sparsedit.runs import RunFolder
 
 
 class Format(StrEnum):
@@ -30,7 +31,9 @@ class Format(StrEnum):
 
 
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="A run's folder; of a bench several, its shards.")
+    ],
     output_format: Annotated[
         Format, typer.Option("--output-format", help="Of the summary on stdout.", rich_help_panel="Results")
     ] = Format.TABLE,
@@ -39,21 +42,30 @@ def report(
         typer.Option("--embed/--no-embed", help="All pictures inside the page, or none; else few are."),
     ] = None,
     gallery: Annotated[bool, typer.Option("--gallery", help="Also show the pictures on the terminal.")] = False,
+    baseline: Annotated[
+        Path | None,
+        typer.Option("--baseline", metavar="RUN", help="Of a bench: paired differences.", rich_help_panel="Results"),
+    ] = None,
     json_line: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Rebuild a run's table and report.html from its records."""
+    """Rebuild a run's table and report.html from its records; those of a bench's shards are put together."""
     from sparsedit.commands.output import print_records, print_text, stderr
     from sparsedit.records import read_records
+    from sparsedit.report.bench import is_bench
     from sparsedit.report.page import write_page
     from sparsedit.report.summary import summarise
     from sparsedit.report.text import summary_latex
     from sparsedit.runs import RunFolder
 
-    folder = RunFolder.open(run)
-    records = read_records(folder.records)
-    machine = _environment(run / "environment.json")
+    folders = [RunFolder.open(run) for run in runs]
+    folder, records = folders[0], read_records(folders[0].records)
+    machine = read_environment(folder.path)
+    if is_bench(records) or len(runs) > 1 or baseline is not None:
+        page = _report_bench(folders, machine, baseline, output_format, line=json_line)
+        stderr(quiet=quiet).print(f"report: {page}", soft_wrap=True)
+        return
     page = write_page(folder.path, records, machine, embed=embed)
     match output_format:
         case Format.LATEX:
@@ -65,6 +77,20 @@ def report(
     if gallery:
         _show_gallery(folder.path, records)
     stderr(quiet=quiet).print(f"report: {page}", soft_wrap=True)
+
+
+def _report_bench(
+    folders: Sequence[RunFolder], machine: dict[str, Any], baseline: Path | None, form: Format, *, line: bool
+) -> Path:
+    """Show the records of all folders together, the page going to the first."""
+    from sparsedit.commands.benchshow import show_bench
+    from sparsedit.records import read_records
+    from sparsedit.report.bench import merged, tables
+    from sparsedit.runs import RunFolder
+
+    records, notes = merged([(str(folder.path), read_records(folder.records)) for folder in folders])
+    before = None if baseline is None else read_records(RunFolder.open(baseline).records)
+    return show_bench(folders[0].path, records, tables(records, before, notes), machine, form, line=line)
 
 
 def _show_gallery(run: Path, records: Sequence[Record]) -> None:
@@ -81,8 +107,9 @@ def _show_gallery(run: Path, records: Sequence[Record]) -> None:
     print_view(gallery(run, records, console.width))
 
 
-def _environment(path: Path) -> dict[str, Any]:
-    """What the run says of its machine; nothing where the file is gone, for tables need it not."""
+def read_environment(run: Path) -> dict[str, Any]:
+    """What a run says of its machine; nothing where the file is gone, for tables need it not."""
+    path = run / "environment.json"
     if not path.exists():
         return {}
     try:

@@ -72,33 +72,34 @@ def plan_work(source: Path, options: Mapping[str, Any]) -> Work:
 
     Raises a SparseditError for whatever of it cannot be done.
     """
-    config = _read_config(options["config"])
+    config = read_config(options["config"])
     manifest = _manifest(source, options)
     model = options["model"] or config.pop("model", None) or manifest.model or DEFAULT_MODEL
-    _check_model(model)
-    jobs = plan_jobs(manifest, _defaults(model), config, _flags(options))
+    check_model(model)
+    jobs = plan_jobs(manifest, preset_defaults(model), config, said_settings(options))
     _check_jobs(jobs)
     return Work(source, model, jobs, manifest.sha256)
 
 
 def plan_settings(options: Mapping[str, Any]) -> tuple[str, Settings]:
     """The model and the settings that the command line asks for where there are no cases. Raises as `plan_work`."""
-    config = _read_config(options["config"])
+    config = read_config(options["config"])
     model = options["model"] or config.pop("model", None) or DEFAULT_MODEL
-    _check_model(model)
-    settings = resolve(_defaults(model), config, _flags(options))
+    check_model(model)
+    settings = resolve(preset_defaults(model), config, said_settings(options))
     if settings.steps is None or settings.strength is None or settings.guidance is None:
         raise SettingsError(f"{model} has no preset, so --steps, --strength and --guidance must be given")
     _check_steps(settings)
     return model, settings
 
 
-def _defaults(model: str) -> Mapping[str, Any]:
+def preset_defaults(model: str) -> Mapping[str, Any]:
+    """The settings that a model's preset says; none for a model without one."""
     preset, _ = preset_and_file(model)
     return preset.defaults if preset else {}
 
 
-def _flags(options: Mapping[str, Any]) -> dict[str, Any]:
+def said_settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """The settings among the options; a command need not have an option for each."""
     flags = {key: options.get(key) for key in Settings.model_fields}
     coarse = flags["coarse"]
@@ -114,7 +115,7 @@ def refuse(options: Mapping[str, Any], names: Iterable[str], because: str) -> No
             raise InputError(f"--{name.replace('_', '-')} cannot be given here: {because}")
 
 
-def _read_config(path: Path | None) -> dict[str, Any]:
+def read_config(path: Path | None) -> dict[str, Any]:
     """The settings, and perhaps the model, that a configuration file says."""
     if path is None:
         return {}
@@ -137,7 +138,7 @@ def _manifest(source: Path, options: Mapping[str, Any]) -> Manifest:
     )
 
 
-def _check_model(name: str) -> None:
+def check_model(name: str) -> None:
     """Refuse a word that is no model; whether a folder, a file or a hub's model is one, loading tells."""
     preset, _ = preset_and_file(name)
     if preset is None and "/" not in name and not Path(name).exists():

@@ -60,7 +60,7 @@ class Counter:
         return self._twin(stages, request), "text", stages.texts_per_prompt(request.negative, request.schedule)
 
     def _twin(self, stages: Stages, request: Request) -> Twin:
-        height, width = request.original.shape[-2:]
+        height, width = request.frame.padded
         batch = 2 if stages.guided(request.schedule) else 1
         key = (stages, height, width, batch)
         if key not in self.twins:

@@ -94,6 +94,7 @@ def measurements(counter: Counter, editor: SparseEditor, judge: Judge, settings:
         "edit_ratio": result.plan.edit_ratio,
         "control": control(done),
         "size": [request.original.shape[3], request.original.shape[2]],
+        "padded_size": None if request.frame.fits else list(request.frame.padded[::-1]),
         "steps_run": request.schedule.calls,
         "stages": stage_entries(counter, editor, done),
         "total": seconds(done),

@@ -22,6 +22,7 @@ from sparsedit.engines.costs import Counter
 from sparsedit.engines.editors import Editors, request_of
 from sparsedit.engines.entries import Done, Head, head, measurements, nothing_measured
 from sparsedit.errors import InputError, SparseditError
+from sparsedit.frame import Frame
 from sparsedit.images import load_image, save_image, to_image
 from sparsedit.jobs import Job
 from sparsedit.manifest import Variant
@@ -32,6 +33,8 @@ from sparsedit.plan import Edit, Request, as_tensor
 from sparsedit.records import Record, append_record
 from sparsedit.results import Recorded, Result
 from sparsedit.runs import RunFolder
+from sparsedit.settings import FOLLOWING
+from sparsedit.stages import Stages
 
 
 class Watch(Protocol):
@@ -62,14 +65,22 @@ def check_inputs(jobs: Sequence[Job]) -> None:
                 load_mask(variant.mask, original.size)
 
 
-def check_sizes(jobs: Sequence[Job], scale: int) -> None:
-    """Raise InputError for the first original whose sides are no multiples of `scale`, the pixels of one latent."""
+def check_sizes(jobs: Sequence[Job], stages: Stages) -> list[str]:
+    """A sentence for every original that is padded for the model and cropped back, once for each.
+
+    Raises InputError for the first one whose task takes no padding.
+    """
+    said: dict[Path, str] = {}
     for job in jobs:
         width, height = load_image(job.case.original).size
-        if width % scale or height % scale:
-            raise InputError(
-                f"{job.case.original} is {width}x{height}; with this model both sides must be multiples of {scale}"
-            )
+        frame = Frame((height, width), stages.scale)
+        if frame.fits:
+            continue
+        if job.settings.task in FOLLOWING:
+            stages.check_size(height, width)
+        padded = f"{frame.padded[1]}x{frame.padded[0]}"
+        said[job.case.original] = f"{job.case.original.name} is {width}x{height}: padded to {padded} and cropped back"
+    return list(said.values())
 
 
 def total_steps(jobs: Sequence[Job]) -> int:

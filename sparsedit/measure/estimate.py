@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from sparsedit.frame import Frame
 from sparsedit.measure.twin import Call, Twin
 from sparsedit.sparse import ActivationCache, record
 from sparsedit.stages import Stages
@@ -51,14 +52,13 @@ class MemoryEstimate:
 def estimate_memory(pipe: DiffusionPipeline, height: int, width: int, *, guided: bool) -> MemoryEstimate:
     """The need of a pipeline that lies on the meta device (`random_pipeline(..., device="meta")`), in its dtype.
 
-    `guided` calls have two rows in a batch. Raises InputError for sides the model cannot take.
+    `guided` calls have two rows in a batch. Sides that the model cannot divide are padded, as for an edit.
     """
     weights = {name: _bytes_of(part) for name, part in pipe.components.items() if isinstance(part, nn.Module)}
     if not hasattr(pipe, "vae"):
         return MemoryEstimate(weights)
     stages = Stages(pipe)
-    stages.check_size(height, width)
-    twin = Twin(stages, height, width, 2 if guided else 1)
+    twin = Twin(stages, *Frame((height, width), stages.scale).padded, 2 if guided else 1)
     calls, cache = {}, {}
     for stage in STAGES:
         dtype = stages.unet.dtype if stage == "unet" else stages.vae.dtype

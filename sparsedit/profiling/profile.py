@@ -110,9 +110,10 @@ class Profiler:
             "policy": settings.policy,
             "norm": settings.norm,
             "size": [width, height],
+            "padded_size": None if plan.sites.size == (height, width) else list(plan.sites.size[::-1]),
             "batch": batch,
             "edit_ratio": plan.edit_ratio,
-            "sites": plan.sites.fraction(editor.stages.latent_size(height, width)),
+            "sites": plan.sites.fraction(editor.stages.latent_size(*plan.sites.size)),
             "steps": settings.steps,
             "strength": settings.strength,
             "guidance": settings.guidance,
@@ -171,7 +172,7 @@ class Profiler:
         return {"stages": stages, "total": total, "memory": timed.get("memory")}
 
     def _twin(self, editor: SparseEditor, plan: Plan, batch: int) -> Twin:
-        height, width = plan.hole.shape
+        height, width = plan.sites.size
         key = (height, width, batch)
         if key not in self.twins:
             self.twins[key] = Twin(editor.stages, height, width, batch)

@@ -1,8 +1,8 @@
 """From a bench's records to its tables: every way of every configuration, over all edits and by type.
 
 Values of one edit are what its record holds; a mean has the bootstrap interval of its edits, and says how many have no
-value. An edit that a thin way ran densely, because it is large, counts in speed and multiply-adds as what it is, a dense
-one, and has no fidelity, being identical. Knows no models; a pure function of records.
+value. An edit that a thin way ran densely, because it is large, counts in speed and multiply-adds as the dense one that
+it is, and has no fidelity, being identical. Knows no models; a pure function of records.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ COSTS = ("macs_ratio", "speedup", "first_speedup", "seconds")
 TRUTH = ("truth_psnr", "truth_ssim")
 QUALITY = ("psnr", "ssim", "lpips", "mse", "clip", "clip_edited", "structure")
 COLUMNS = (*FIDELITY, *COSTS, *TRUTH, *QUALITY)
-"""`seconds` are those of the n-th edit, `truth_*` inside the mask against what the edit should have made, the last seven
-against the original by protocol pnp-v1."""
+"""`seconds` are those of the n-th edit, `truth_*` inside the mask against what the edit should have made, the last
+seven against the original by protocol pnp-v1."""
 
 Key = tuple[str, str, str, str]
 """Cell, model, track, way."""
@@ -105,22 +105,16 @@ def merged(runs: Sequence[tuple[str, Sequence[Record]]]) -> tuple[list[Record], 
     return [record for _, record in taken.values()], [_again(*runs, same) for runs, same in again.items()]
 
 
-def tables(
-    records: Sequence[Record], baseline: Sequence[Record] | None = None, notes: Sequence[str] = ()
-) -> Tables:
+def tables(records: Sequence[Record], baseline: Sequence[Record] | None = None, notes: Sequence[str] = ()) -> Tables:
     """The tables of a bench's records, with paired differences to those of a `baseline`.
 
     Raises InputError for records that are of no bench, and for a baseline that has no edit in common with them.
     """
-    if any("bench" not in record for record in records):
-        raise InputError("these records are of no bench: nothing says which way was asked for")
     by_key = _by_key(records)
-    comparisons = {key: _comparison(own) for key, own in by_key.items()}
-    columns = tuple(
-        column
-        for column in COLUMNS
-        if any(case.values.get(column) is not None for comparison in comparisons.values() for case in comparison.cases)
-    )
+    cases = {key: tuple(map(_case, own)) for key, own in by_key.items()}
+    known = {name for own in cases.values() for case in own for name, value in case.values.items() if value is not None}
+    columns = tuple(column for column in COLUMNS if column in known)
+    comparisons = {key: Comparison("means", columns, own) for key, own in cases.items()}
     lines = [line for key, comparison in comparisons.items() for line in _lines(key, comparison)]
     order = {group: place for place, group in enumerate(dict.fromkeys(line.group for line in lines))}
     return Tables(
@@ -155,14 +149,10 @@ def _by_key(records: Sequence[Record]) -> dict[Key, list[Record]]:
     by_key: dict[Key, list[Record]] = defaultdict(list)
     for record in records:
         if "bench" not in record:
-            raise InputError("the baseline is no bench: nothing says which way was asked for")
+            raise InputError(f"record {record['id']} is of no bench: nothing says which way was asked for")
         bench = record["bench"]
         by_key[bench["cell"], record["model"], bench["track"], bench["way"]].append(record)
     return by_key
-
-
-def _comparison(records: Sequence[Record]) -> Comparison:
-    return Comparison("means", COLUMNS, tuple(map(_case, records)))
 
 
 def _case(record: Record) -> Case:
@@ -200,9 +190,7 @@ def _differences(run: Mapping[Key, list[Record]], baseline: Mapping[Key, list[Re
     alone = all(len({key[:2] for key in keys}) == 1 for keys in (run, baseline))
     found = {}
     for key, records in run.items():
-        partner = next(
-            (other for other in baseline if other[2:] == key[2:] and (alone or other[:2] == key[:2])), None
-        )
+        partner = next((other for other in baseline if other[2:] == key[2:] and (alone or other[:2] == key[:2])), None)
         if partner is not None:
             found[" ".join(filter(None, (key[0], key[3])))] = compare_runs(baseline[partner], records)
     if not found:

@@ -35,10 +35,10 @@ DIFFERENCES = ("way", "edits", "value", "difference", "n")
 _TERMINAL = ("inside_psnr", "whole_psnr", "macs_ratio", "speedup", "first_speedup", "truth_psnr")
 """What a terminal has room for."""
 _EXPLAINED = (
-    "in: the edited pixels, all: the whole picture, both against the dense edit; truth: what the edit should have made, "
-    "inside its mask; bg: against the original outside the mask, protocol pnp-v1; n-th edit and 1st edit: times as fast "
-    "as dense, without and with what is recorded first; in brackets the mean's 95 % interval, with n where fewer edits "
-    "have the value"
+    "in: the edited pixels, all: the whole picture, both against the dense edit; truth: what the edit should have "
+    "made, inside its mask; bg: against the original outside the mask, protocol pnp-v1; n-th edit and 1st edit: times "
+    "as fast as dense, without and with what is recorded first; in brackets the mean's 95 % interval, and after it how "
+    "many edits have the value, where not all have"
 )
 
 Rows = list[list[str]]

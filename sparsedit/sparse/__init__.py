@@ -12,6 +12,7 @@ Knows torch and the leaves of diffusers' blocks; knows no pipeline, no scheduler
 from sparsedit.sparse.cache import ActivationCache
 from sparsedit.sparse.graphs import ThinGraphs
 from sparsedit.sparse.interpolation import InterpolatedCache
+from sparsedit.sparse.moving import Motion, MovedCache
 from sparsedit.sparse.packing import PackedWeights
 from sparsedit.sparse.sites import SitePyramid, dilate
 from sparsedit.sparse.swap import alongside, record, sparse
@@ -19,6 +20,8 @@ from sparsedit.sparse.swap import alongside, record, sparse
 __all__ = [
     "ActivationCache",
     "InterpolatedCache",
+    "Motion",
+    "MovedCache",
     "PackedWeights",
     "SitePyramid",
     "ThinGraphs",

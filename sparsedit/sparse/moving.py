@@ -53,13 +53,13 @@ class Motion:
 
     def left_empty(self, size: Size) -> Tensor:
         """Where a map of that size shows what was not on the canvas: bool [H, W]."""
-        y, x = self._positions(size)
+        y, x = self.positions(size)
         outside = (y < -0.5 - _WHOLE) | (y > size[0] - 0.5 + _WHOLE) | (x < -0.5 - _WHOLE) | (x > size[1] - 0.5 + _WHOLE)
         return torch.from_numpy(outside)
 
     def exact(self, size: Size) -> bool:
         """Whether a map of that size moves by whole sites."""
-        return all(bool((np.abs(axis - np.rint(axis)) < _WHOLE).all()) for axis in self._positions(size))
+        return all(bool((np.abs(axis - np.rint(axis)) < _WHOLE).all()) for axis in self.positions(size))
 
     def move(self, map_: Tensor, *, nearest: bool = False) -> Tensor:
         """A map [B, C, H, W] moved; `nearest` takes the nearest site's value rather than one between four."""
@@ -86,7 +86,7 @@ class Motion:
             self._taps[key] = (sources.to(device), None if weights is None else weights.to(device))
         return self._taps[key]
 
-    def _positions(self, size: Size) -> tuple[np.ndarray, np.ndarray]:
+    def positions(self, size: Size) -> tuple[np.ndarray, np.ndarray]:
         """Where the sites of a map come from, y and x [H, W] in its own sites, a site's middle being whole."""
         scale = np.array(self.size) / np.array(size)
         y, x = np.meshgrid((np.arange(size[0]) + 0.5) * scale[0], (np.arange(size[1]) + 0.5) * scale[1], indexing="ij")
@@ -95,7 +95,7 @@ class Motion:
         return was[0] / scale[0] - 0.5, was[1] / scale[1] - 0.5
 
     def _find(self, size: Size, nearest: bool) -> Taps:
-        y, x = (axis.ravel() for axis in self._positions(size))
+        y, x = (axis.ravel() for axis in self.positions(size))
         if nearest or self.exact(size):
             return torch.from_numpy(_flat(np.rint(y), np.rint(x), size)[None]), None
         top, left = np.floor(y), np.floor(x)

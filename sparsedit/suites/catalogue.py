@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sparsedit.errors import InputError, did_you_mean
 from sparsedit.suites.demo import demo_items
+from sparsedit.suites.digest import digest
 from sparsedit.suites.edit import Suite, item_edit
 from sparsedit.suites.folder import folder_suite
 from sparsedit.suites.hub import NAME as HUB
@@ -16,7 +17,6 @@ from sparsedit.suites.hub import hub_suite
 from sparsedit.suites.item import EDIT_TYPES
 from sparsedit.suites.listed import manifest_suite, sige_suite
 from sparsedit.suites.pie import MAPPING, load_pie
-from sparsedit.suites.digest import digest
 from sparsedit.suites.selection import EditType, select
 
 DEMO_COUNT = 200
