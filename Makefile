@@ -11,7 +11,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-full lint format bench-unet bench-profile bench-coarse bench-gpu train-demo clean
+.PHONY: help env demo test test-full lint format bench-unet bench-profile bench-coarse bench-gpu bench-soak wheel-check train-demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,17 @@ bench-gpu: $(STAMP) ## dense, compiled, thin and CUDA graphs on this machine's G
 
 bench-coarse: $(STAMP) ## fidelity of cold edits and short recordings on the demo suite, and the table behind --fidelity
 	$(BIN)/python -m benchmarks.coarse $(ARGUMENTS)
+
+bench-soak: $(STAMP) ## 2,000 small edits in one process: memory, file handles and threads stay as they are (half an hour)
+	$(BIN)/python -m benchmarks.soak $(ARGUMENTS)
+
+wheel-check: $(STAMP) ## build wheel and sdist, install the wheel in an empty environment without a compiler, and run it
+	rm -rf build/wheel dist
+	$(BIN)/hatchling build -d dist
+	$(PYTHON) -m venv build/wheel
+	CC=false CXX=false build/wheel/bin/python -m pip install --constraint constraints.txt dist/*.whl
+	cd build/wheel && bin/sparsedit --help >help.txt && bin/sparsedit env && \
+		bin/sparsedit edit ../../manifests/demo/meadow.png --edited ../../manifests/demo/meadow_sun.png -o run --overwrite
 
 train-demo: $(STAMP) ## train the demo model from nothing (hours; every step can be killed and goes on)
 	$(BIN)/python -m training.tokenizer --to $(TRAINED)

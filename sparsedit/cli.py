@@ -6,14 +6,17 @@ interrupted. Importing this imports neither torch nor anything that needs it.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from sparsedit import __version__
+from sparsedit.bench.signals import terminable
 from sparsedit.commands import cache as cache_command
 from sparsedit.commands import models as models_command
 from sparsedit.commands.bench import bench
@@ -22,6 +25,7 @@ from sparsedit.commands.edit import edit
 from sparsedit.commands.env import env
 from sparsedit.commands.profile import profile
 from sparsedit.commands.report import report
+from sparsedit.discretion import without_secrets
 from sparsedit.errors import SparseditError
 
 INTERRUPTED = 130
@@ -58,11 +62,20 @@ def _sparsedit(
 
 def main() -> NoReturn:
     """Run the command line and leave the process with its exit code."""
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this process
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - to the end
         # Not every terminal's encoding has an arrow; a table with a question mark is better than none.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
-    sys.exit(run(sys.argv[1:]))
+        getattr(sys, name).reconfigure(errors="replace")
+    try:
+        with terminable():
+            code = run(sys.argv[1:])
+            sys.stdout.flush()
+    except KeyboardInterrupt:  # a second one, while the first was being answered
+        code = INTERRUPTED
+    except OSError as error:
+        code = _unread(error)
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -71,10 +84,21 @@ def run(arguments: Sequence[str]) -> int:
         return app(arguments, prog_name="sparsedit", standalone_mode=False) or 0
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError as error:
+        return _unread(error)
     except Exception as error:  # the edge: whatever it is, a user reads one line and an exit code
         if "--debug" in arguments:
             traceback.print_exception(error)
         return _report(error)
+
+
+def _unread(error: OSError) -> int:
+    """The exit code when nobody, or a full disk, takes what is printed; who left, as `head` does, is told nothing."""
+    # Or Python would try again at its end, and say so.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(error, BrokenPipeError):
+        print(f"error: the result cannot be printed ({error.strerror})", file=sys.stderr)
+    return 1
 
 
 def _report(error: Exception) -> int:
@@ -86,9 +110,11 @@ def _report(error: Exception) -> int:
             sentence, code = str(error), error.exit_code
         case typer.TyperException():
             sentence, code = error.format_message(), error.exit_code
+        case OSError(strerror=str() as reason):
+            sentence, code = f"{error.filename or 'the output'}: {reason}", 1
         case _:
             defect = "this is a defect of sparsedit; --debug shows where"
             sentence, code = f"{type(error).__name__}: {error} ({defect})", 1
-    lines = [printable(line) for line in sentence.splitlines()]
+    lines = [printable(line) for line in without_secrets(sentence).splitlines()]
     print("error:", "\n".join(lines), file=sys.stderr)
     return code

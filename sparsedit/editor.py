@@ -81,11 +81,11 @@ class SparseEditor:
         self.keeping = keeping or Keeping()
         self.recorded: Recorded | None = None
 
-    def request(self, original: Picture, **settings: Any) -> Request:
+    def request(self, original: Picture | None, **settings: Any) -> Request:
         """Check and bundle what all edits of an original share; settings and errors as `make_request`."""
         return make_request(self.stages, self.refiner, original, **settings)
 
-    def record(self, original: Picture, *, record_steps: int | None = None, **settings: Any) -> Image.Image:
+    def record(self, original: Picture | None, *, record_steps: int | None = None, **settings: Any) -> Image.Image:
         """Run the original densely and remember it; settings as `request`. Returns its own generated picture.
 
         With `record_steps` only so many of its steps are run and remembered, and edits interpolate between them.
@@ -242,11 +242,8 @@ class SparseEditor:
                 generated, latents = sdedit_pixels(
                     self.stages, way, pictures, request.schedule, request.seed, self.on_step
                 )
-            elif request.task == "control" and control is not None:
-                size = (pictures.shape[2], pictures.shape[3])
-                generated, latents = from_control(
-                    self.stages, way, size, prompts, request.negative, request.schedule, request.seed, self.on_step, control
-                )  # fmt: skip
+            elif request.task == "control":
+                generated, latents = from_control(self.stages, way, pictures, *common)
             elif request.task == "inpaint":
                 holes = torch.stack([plan.cells(self.stages.scale) for plan in plans])
                 generated, latents = inpaint(self.stages, way, pictures, holes, *common)
@@ -288,6 +285,7 @@ class SparseEditor:
     ) -> Result:
         width = self.policy.blend_width(drawn=plan.mask_source == "user")
         picture = composite(base, generated, plan.blend, width)
+        reason = "; ".join(filter(None, (reason, plan.hint))) or None
         return Result(picture, generated, latents, plan.blend, way, reason, plan, clock)
 
     def _untouched(self, plan: Plan, request: Request, made: Tensor | None = None) -> Result:

@@ -8,9 +8,11 @@ and colour profiles are not applied: the numbers in the file are the numbers tha
 from __future__ import annotations
 
 import io
+import os
 import struct
 import warnings
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,8 @@ from sparsedit.files import check_file, write_atomic
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 MAX_PIXELS = 64_000_000
+VARIABLE = "SPARSEDIT_MAX_PIXELS"
+"""Names the environment variable that sets another limit."""
 
 _PLAIN = ("1", "L", "P", "RGB", "CMYK", "YCbCr")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
@@ -30,15 +34,16 @@ _GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N")
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, struct.error)
 
 
-def load_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def load_image(path: Path, *, max_pixels: int | None = None) -> Image.Image:
     """The picture at `path` as RGB, upright as its EXIF orientation says, transparency on white.
 
-    Raises InputError when it is missing, unreadable, broken, animated or larger than `max_pixels`.
+    Raises InputError when it is missing, unreadable, broken, animated or larger than `max_pixels`, for which
+    `pixel_limit` stands in.
     """
     return to_rgb(open_image(path, max_pixels=max_pixels))
 
 
-def open_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(path: Path, *, max_pixels: int | None = None) -> Image.Image:
     """The picture at `path`, decoded and upright, in a mode that `to_rgb` takes. Raises as `load_image`."""
     check_file(path)
     try:
@@ -47,7 +52,7 @@ def open_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(path, formats=FORMATS)
         with image:
-            _check_header(image, path, max_pixels)
+            _check_header(image, path, pixel_limit() if max_pixels is None else max_pixels)
             image.load()
             return ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
@@ -56,12 +61,20 @@ def open_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise InputError(f"{path} cannot be decoded ({error or type(error).__name__}).") from None
 
 
+def pixel_limit(variables: Mapping[str, str] = os.environ) -> int:
+    """The most pixels that a picture may have. Raises InputError for a variable that says no number."""
+    said = variables.get(VARIABLE) or str(MAX_PIXELS)
+    if not said.isdecimal() or not int(said):
+        raise InputError(f"{VARIABLE} must be a number of pixels, such as {MAX_PIXELS}, not {said!r}")
+    return int(said)
+
+
 def _check_header(image: Image.Image, path: Path, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
         raise InputError(
             f"{path} has {width}x{height} = {width * height / 1e6:.1f} million pixels; "
-            f"at most {max_pixels / 1e6:g} million are read."
+            f"at most {max_pixels / 1e6:g} million are read. {VARIABLE} sets another limit."
         )
     frames = getattr(image, "n_frames", 1)
     # MPO is what phones write: a JPEG followed by previews or gain maps; its first picture is the photo.

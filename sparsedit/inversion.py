@@ -7,6 +7,7 @@ What the approximation loses is made up for by `Trajectory.hold`: the original's
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 
 import torch
@@ -21,8 +22,8 @@ SPACINGS = ("leading", "trailing")
 
 def check_invertible(stages: Stages) -> None:
     """Raise SettingsError for a scheduler that DDIM's inverse is not the inverse of."""
-    scheduler = stages.pipe.scheduler
-    if type(scheduler) is not DDIMScheduler:
+    scheduler: Any = stages.pipe.scheduler
+    if type(scheduler).__name__ != DDIMScheduler.__name__:
         raise SettingsError(
             f"a picture is edited by its prompt with DDIM, the scheduler that can be inverted, not with "
             f"{type(scheduler).__name__}; use --scheduler ddim"
@@ -53,7 +54,7 @@ def invert(stages: Stages, latents: Tensor, prompt: str, schedule: Schedule, on_
     text = stages.text([prompt], "", steps)
     pipe = stages.text_to_image
     forward = pipe.scheduler
-    pipe.scheduler = _Inverse.up_to(forward, schedule.calls)
+    pipe.scheduler = _inverse(forward, schedule.calls)
     try:
         stages.sample(latents, text, replace(steps, strength=1.0), [torch.Generator()], on_step, renew=note)
     finally:
@@ -61,17 +62,15 @@ def invert(stages: Stages, latents: Tensor, prompt: str, schedule: Schedule, on_
     return path[::-1]
 
 
-class _Inverse(DDIMInverseScheduler):
-    """The stock inverse of a DDIM scheduler's schedule, from the picture up to the noise its last `calls` steps end at."""
+def _inverse(forward: Any, calls: int) -> Any:
+    """The stock inverse of a DDIM scheduler, up to the noise that the last `calls` steps of a schedule begin at."""
+    inverse: Any = DDIMInverseScheduler.from_config(forward.config)
+    stock = inverse.set_timesteps
 
-    calls: int
+    @wraps(stock)
+    def set_timesteps(*args: Any, **kwargs: Any) -> None:
+        stock(*args, **kwargs)
+        inverse.timesteps = inverse.timesteps[:calls]
 
-    @classmethod
-    def up_to(cls, forward: DDIMScheduler, calls: int) -> _Inverse:
-        inverse: _Inverse = cls.from_config(forward.config)
-        inverse.calls = calls
-        return inverse
-
-    def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
-        super().set_timesteps(*args, **kwargs)
-        self.timesteps = self.timesteps[: self.calls]
+    inverse.set_timesteps = set_timesteps
+    return inverse

@@ -15,7 +15,7 @@ from typing import Any
 from sparsedit.calibration import plan_dense_steps
 from sparsedit.errors import ManifestError, SettingsError
 from sparsedit.manifest import Case, Manifest, Variant
-from sparsedit.settings import Settings, resolve
+from sparsedit.settings import FOLLOWING, Settings, resolve
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,8 @@ def _jobs_of(
             )
         settings = resolve(preset_defaults, *own, config, flags)
         _check(case, variant, settings)
+        if settings.task == "prompt" and case.original is not None and settings.scheduler is None:
+            settings = Settings.model_validate(settings.said() | {"scheduler": "ddim"})  # which can be inverted
         prompt = prompt_of_original(case.prompt, variant.prompt, settings)
         groups.setdefault((prompt, settings), []).append(variant)
     for (prompt, settings), variants in groups.items():
@@ -92,6 +94,9 @@ def _check(case: Case, variant: Variant, settings: Settings) -> None:
         raise ManifestError(f"{where}: task sdedit needs an edited picture (inpaint needs a mask alone)")
     if settings.task == "inpaint" and variant.mask is None:
         raise ManifestError(f"{where}: task inpaint needs a mask")
+    _check_parts(case, variant, settings, where)
+    if settings.keeps and settings.task not in ("sdedit", "inpaint"):
+        raise ManifestError(f"{where}: a cache keeps recordings of tasks sdedit and inpaint, not of {settings.task}")
     if settings.keeps and settings.way != "warm":
         raise ManifestError(f"{where}: a cache keeps recordings for way warm; way {settings.way} makes none to keep")
     if settings.steps is None or settings.strength is None or settings.guidance is None:
@@ -100,3 +105,21 @@ def _check(case: Case, variant: Variant, settings: Settings) -> None:
         plan_dense_steps(settings)
     except SettingsError as error:
         raise SettingsError(f"{where}: {error}") from error
+
+
+def _check_parts(case: Case, variant: Variant, settings: Settings, where: str) -> None:
+    """What the newer tasks take and what they do not."""
+    task = settings.task
+    for name, value, owner in (("by", variant.by, "pan"), ("angle", variant.angle, "rotate")):
+        if value is not None and task != owner:
+            raise ManifestError(f"{where}: {name} goes with task {owner}, not with {task}")
+    if task == "control" and variant.edited is None:
+        raise ManifestError(f"{where}: task control needs an edited picture: another map, or a photo with other edges")
+    if task in FOLLOWING and variant.edited is not None:
+        raise ManifestError(f"{where}: task {task} takes no edited picture")
+    if task in FOLLOWING and (settings.way != "warm" or settings.record_steps is not None):
+        raise ManifestError(f"{where}: task {task} reads every step of its original's run: way warm, no record_steps")
+    if case.original is None and settings.size is None:
+        raise ManifestError(f"{where}: an original that is made needs a size, such as 512x512 (--size)")
+    if case.original is not None and settings.size is not None:
+        raise ManifestError(f"{where}: size is for an original that is made; this one is {case.original.name}")

@@ -22,7 +22,6 @@ from pydantic import (
     PlainValidator,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 
 from sparsedit.documents import Document, read_document
@@ -33,7 +32,8 @@ from sparsedit.settings import Settings
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One edit of a case: an edited picture, or a mask, or both. `settings` are those said for it alone."""
+    """One edit of a case: an edited picture, a mask, or both; other words alone (task prompt); or a canvas that moves
+    `by` pixels (right, down) or turns by an `angle`. `settings` are those said for it alone."""
 
     id: str
     edited: Path | None
@@ -41,14 +41,16 @@ class Variant:
     prompt: str
     edit_type: str | None = None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    by: tuple[int, int] | None = None
+    angle: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """An original picture with its prompt, and the edits made to it."""
+    """An original picture with its prompt, and the edits made to it. Without a picture one is made of the prompt."""
 
     id: str
-    original: Path
+    original: Path | None
     prompt: str
     variants: tuple[Variant, ...]
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -85,35 +87,42 @@ def load_manifest(path: Path, *, data: Path | None = None, allow_outside: bool =
 
 
 def single_case(
-    original: Path,
+    original: Path | None,
     edited: Sequence[Path] = (),
     mask: Path | None = None,
     *,
     prompt: str = "",
     edit_prompt: str | None = None,
+    by: tuple[int, int] | None = None,
+    angle: float | None = None,
 ) -> Manifest:
     """The manifest of one original and its edits, as named on the command line.
 
     Ids are the file names made safe, the mask applies to every edit, and without `edit_prompt` the edits have
-    the original's prompt. Raises InputError when a file is missing or nothing says what to edit.
+    the original's prompt; no original means one that is made. Raises InputError when a file is missing or nothing says
+    what to edit.
     """
-    if not edited and mask is None:
-        raise InputError(f"Nothing says what to change in {original}: give --edited IMG, --mask IMG or both.")
-    for path in (original, *edited, *([mask] if mask else [])):
+    if not edited and mask is None and by is None and angle is None and edit_prompt is None:
+        raise InputError(
+            f"Nothing says what to change in {original or 'the picture'}: give --edited IMG, --mask IMG or both, or "
+            "--edit-prompt T, --by DX,DY or --angle A with their tasks."
+        )
+    for path in filter(None, (original, *edited, mask)):
         check_file(path)
     edit_prompt = prompt if edit_prompt is None else edit_prompt
     pictures: Sequence[Path | None] = edited or [None]
+    kind = "pan" if by is not None else "rotate" if angle is not None else "words"
     variants: list[Variant] = []
     for picture in pictures:
-        name = _free_id(picture or mask, [variant.id for variant in variants])
-        variants.append(Variant(name, picture, mask, edit_prompt))
-    case = Case(_free_id(original, []), original, prompt, tuple(variants))
+        name = _free_id(picture or mask or Path(kind), [variant.id for variant in variants])
+        variants.append(Variant(name, picture, mask, edit_prompt, by=by, angle=angle))
+    case = Case(_free_id(original or Path("noise"), []), original, prompt, tuple(variants))
     return Manifest(version=1, model=None, defaults={}, cases=(case,))
 
 
-def _free_id(path: Path | None, taken: Sequence[str]) -> str:
+def _free_id(path: Path, taken: Sequence[str]) -> str:
     """An id made of the file's name, different from those taken."""
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem if path else "").lstrip("-.") or "image"
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("-.") or "image"
     candidates = (f"{stem[: _ID_LENGTH - 10]}{suffix}" for suffix in _suffixes())
     used = {name.casefold() for name in taken}
     return next(name for name in candidates if name.casefold() not in used)
@@ -181,17 +190,13 @@ class _VariantEntry(Settings):
     mask: _Picture | None = None
     prompt: str | None = None
     edit_type: str | None = None
-
-    @model_validator(mode="after")
-    def _says_what_changes(self) -> _VariantEntry:
-        if self.edited is None and self.mask is None:
-            raise ValueError("needs 'edited', 'mask' or both, to say what changes")
-        return self
+    by: Annotated[list[int], Field(min_length=2, max_length=2)] | None = None
+    angle: float | None = None
 
 
 class _CaseEntry(Settings):
     id: Id
-    original: _Picture
+    original: _Picture | None = None
     prompt: str = ""
     variants: Annotated[list[_VariantEntry], Field(min_length=1)]
 
@@ -222,9 +227,17 @@ def _conflicts(entry: _ManifestEntry, document: Document) -> Iterator[str]:
         yield from _equal_ids([variant.id for variant in case.variants], ("cases", i, "variants"), document)
         for j, variant in enumerate(case.variants):
             task = (entry.defaults.said() | case.said() | variant.said()).get("task")
+            place = document.place(("cases", i, "variants", j))
             if task == "inpaint" and variant.mask is None:
-                place = document.place(("cases", i, "variants", j))
                 yield f"{place}: needs 'mask', because its task is inpaint"
+            said = (variant.edited, variant.mask, variant.by, variant.angle, variant.prompt)
+            if all(each is None for each in said[: 5 if task == "prompt" else 4]):
+                needed = (
+                    "'prompt'" if task == "prompt" else "'edited', 'mask' or both ('by' or 'angle' to move the canvas)"
+                )
+                yield f"{place}: needs {needed}, to say what changes"
+            if case.original is None and task != "prompt":
+                yield f"{document.place(('cases', i))}: needs 'original'; only task prompt makes one"
 
 
 def _equal_ids(ids: list[str], location: Location, document: Document) -> Iterator[str]:
@@ -245,6 +258,8 @@ def _case(entry: _CaseEntry) -> Case:
             prompt=entry.prompt if variant.prompt is None else variant.prompt,
             edit_type=variant.edit_type,
             settings=variant.said(),
+            by=None if variant.by is None else (variant.by[0], variant.by[1]),
+            angle=variant.angle,
         )
         for variant in entry.variants
     )

@@ -8,6 +8,7 @@ editor.apply(Edit(by=(64, 0))).image
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,11 @@ class MovingEditor(SparseEditor):
     """A `SparseEditor` for tasks pan and rotate: the photo is recorded where it is, edits move its canvas."""
 
     canvas: Canvas | None = None
+
+    def __init__(self, *args: Any, norm: str = "original", **options: Any) -> None:
+        if norm != "original":
+            raise SettingsError("norms follow an edit where the canvas stays; tasks pan and rotate take norm original")
+        super().__init__(*args, norm=norm, **options)
 
     def record_request(
         self, request: Request, record_steps: int | None = None, *, shelf: Shelf | None = None
@@ -106,7 +112,15 @@ class MovingEditor(SparseEditor):
     ) -> tuple[Tensor, Tensor]:
         with torch.inference_mode():
             made, latents = outpaint(
-                self.stages, way, canvas, cells, [prompt], request.negative, request.schedule, request.seed, self.on_step
+                self.stages,
+                way,
+                canvas,
+                cells,
+                [prompt],
+                request.negative,
+                request.schedule,
+                request.seed,
+                self.on_step,
             )
         return made.cpu(), latents
 

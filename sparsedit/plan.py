@@ -27,6 +27,9 @@ Picture = Image.Image | Tensor
 DENOISING = ("controlnet", "unet", "refiner")
 """The stages that work on latents; they share their sites."""
 
+SUSPICIOUS = 0.2
+"""Share of a picture from which a difference may be noise; a drawn mask that leaves less than this may be inverted."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -76,7 +79,8 @@ class Edit:
 class Plan:
     """An edit made ready: what goes in, where it was edited (`changed`), what is computed (`hole`), what may change
     (`blend`); masks are bool [H, W]. `stage_sites` holds the active sites of every stage but text. `control` is the
-    picture's map for a ControlNet, and `control_changed` where it is not the original's, which is in the hole too."""
+    picture's map for a ControlNet, and `control_changed` where it is not the original's, which is in the hole too.
+    `hint` is what the mask looks like by mistake, and what to do then."""
 
     picture: Tensor
     prompt: str
@@ -88,6 +92,7 @@ class Plan:
     mask_source: str
     control: Tensor | None = None
     control_changed: Tensor | None = None
+    hint: str | None = None
 
     @property
     def sites(self) -> SitePyramid:
@@ -147,7 +152,27 @@ def plan_edit(request: Request, edit: Edit, policy: MaskPolicy) -> Plan:
         mask_source="difference" if edit.mask is None else "user",
         control=control,
         control_changed=control_changed,
+        hint=_hint(original, picture, policy.threshold) if edit.mask is None else _hint_of_drawn(edit.mask),
     )
+
+
+def _hint(original: Tensor, picture: Tensor, threshold: float) -> str | None:
+    """What to do about a difference that is nearly all noise, as compressing a picture anew leaves it everywhere."""
+    ratio = edit_ratio(difference(original, picture, threshold))
+    for higher in (threshold * factor for factor in (2, 4, 8)):
+        left = edit_ratio(difference(original, picture, higher))
+        if ratio > SUSPICIOUS and left < ratio / 4:
+            return (
+                f"{ratio:.0%} of the pixels differ, most of them so little that it may be a compression's noise: "
+                f"--threshold {higher:.3g} leaves {left:.1%}"
+            )
+    return None
+
+
+def _hint_of_drawn(mask: Tensor) -> str | None:
+    if (ratio := edit_ratio(mask)) <= 1 - SUSPICIOUS:
+        return None
+    return f"the mask covers {ratio:.0%}; white is what is edited, so turn it round if that is what should stay"
 
 
 def _control(request: Request, picture: Tensor, changed: Tensor) -> tuple[Tensor | None, Tensor | None]:

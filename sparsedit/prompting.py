@@ -7,7 +7,8 @@ editor.edit(prompt="a meadow with a red house").image        # its mask is in th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +25,9 @@ from sparsedit.plan import Edit, Plan, Request, plan_edit
 from sparsedit.results import Recorded, Result
 from sparsedit.stages import Renew
 from sparsedit.tasks.generation import first_noise, generate
-from sparsedit.tasks.prompt import Guide, Switching, capture_steps, check_words
+from sparsedit.tasks.prompt import Guide, Switching
+from sparsedit.tasks.word_maps import WordMaps, new_tokens
+from sparsedit.tasks.words import capture_steps, check_words
 from sparsedit.trajectory import Trajectory
 from sparsedit.ways import Dense, Recording, Way
 
@@ -33,13 +36,21 @@ class PromptEditor(SparseEditor):
     """A `SparseEditor` for task prompt: an original is recorded, edits change its words.
 
     `capture_steps` of an edit's steps are dense and find its mask (a fifth of them, if None), `last_dense` at its end
-    are dense again.
+    are dense again. `mask_from` says what the mask is found in: "latents" or "attention".
     """
 
-    def __init__(self, *args: Any, capture_steps: int | None = None, last_dense: int = 0, **options: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        capture_steps: int | None = None,
+        last_dense: int = 0,
+        mask_from: str = "latents",
+        **options: Any,
+    ) -> None:
         super().__init__(*args, **options)
         self.capture_steps = capture_steps
         self.last_dense = last_dense
+        self.mask_from = mask_from
 
     def record_request(
         self, request: Request, record_steps: int | None = None, *, shelf: Shelf | None = None
@@ -80,8 +91,10 @@ class PromptEditor(SparseEditor):
         clock = Clock(self.stages.device)
         self._time_text(clock, request, prompt)
         way = Switching(clock, recorded.caches, self.packed)
-        guide = Guide(way, recorded.trajectory, steps, self.last_dense, self._planner(request, prompt), plan)
-        generated, latents = self._generate(way, request, prompt, recorded.trajectory, guide.renew)
+        words = self._words(request, prompt) if plan is None and self.mask_from == "attention" else None
+        guide = Guide(way, recorded.trajectory, steps, self.last_dense, self._planner(request, prompt), plan, words)
+        with words.watching(self.stages.unet) if words else nullcontext():
+            generated, latents = self._generate(way, request, prompt, recorded.trajectory, guide.renew)
         return self._made(recorded, guide, prompt, generated, latents)
 
     def alongside(self, request: Request, edits: Sequence[Edit]) -> tuple[Recorded, list[Result]]:
@@ -98,15 +111,20 @@ class PromptEditor(SparseEditor):
             if guide.plan.sites.empty:
                 reason = "the first steps under the new words differ nowhere from the original's; it is returned"
                 return replace(self._untouched(guide.plan, request), reason=reason, clock=way.clock)
-            reason = "; ".join(way.notes) or None
-            result = self._result(guide.plan, recorded.picture, generated, latents, "warm", reason, way.clock)
+            notes = "; ".join(way.notes) or None
+            result = self._result(guide.plan, recorded.picture, generated, latents, "warm", notes, way.clock)
             return replace(result, dense_calls=dense_calls)
         assert guide.mask is not None  # without a plan from the start the steps have looked for one
         plan = self._plan(request, guide.mask, prompt)
-        reason = "; ".join([self._too_large(plan) or "", *way.notes])
-        return self._result(plan, recorded.picture, generated, latents, "dense", reason, way.clock)
+        large = "; ".join(filter(None, (self._too_large(plan), *way.notes)))
+        return self._result(plan, recorded.picture, generated, latents, "dense", large, way.clock)
 
-    def _planner(self, request: Request, prompt: str) -> Any:
+    def _words(self, request: Request, prompt: str) -> WordMaps:
+        tokenizer = self.stages.pipe.tokenizer or self.stages.pipe.tokenizer_2
+        size = self.stages.latent_size(*request.original.shape[-2:])
+        return WordMaps(new_tokens(tokenizer, request.prompt, prompt), size)
+
+    def _planner(self, request: Request, prompt: str) -> Callable[[Tensor], Plan | None]:
         def planned(mask: Tensor) -> Plan | None:
             plan = self._plan(request, mask, prompt)
             return None if self._too_large(plan) else plan
@@ -118,7 +136,7 @@ class PromptEditor(SparseEditor):
         scale = self.stages.scale
         pixels = mask.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
         plan = plan_edit(request, Edit(mask=pixels, prompt=prompt), self.policy)
-        return replace(plan, blend=plan.hole, mask_source="latents")
+        return replace(plan, blend=plan.hole, mask_source=self.mask_from, hint=None)
 
     def _dense(self, request: Request, plan: Plan, base: Tensor | None, reason: str | None) -> Result:
         """The edit without an original's run, inversion included."""

@@ -11,10 +11,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from sparsedit.discretion import discreet
 from sparsedit.errors import InputError
 
 SCHEMA = 1
-STAGES = ("text", "encoder", "controlnet", "unet", "refiner", "decoder")
+STAGES = ("text", "encoder", "inversion", "controlnet", "unet", "refiner", "decoder")
 
 Record = dict[str, Any]
 
@@ -24,19 +25,27 @@ def stage_entry(macs: int | None, attention_macs: int | None, seconds: list[floa
     return {"macs": macs, "attention_macs": attention_macs, "seconds": seconds, "calls": calls}
 
 
-def append_record(path: Path, record: Record) -> None:
-    """Append one record as one line and wait until the disk has it.
+def append_record(path: Path, record: Record) -> Record:
+    """Append one record as one line, wait until the disk has it, and return it as it was written: without secrets.
 
-    Raises ValueError for NaN or infinity in a record (a bug), InputError when the file cannot be written.
+    Raises ValueError for NaN or infinity in a record (a bug), InputError when the file cannot be written; it is then
+    as it was before.
     """
-    line = json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n"
+    record = discreet(record)
+    line = json.dumps(record, allow_nan=False, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
     try:
-        with path.open("a", encoding="utf-8") as stream:
-            stream.write(line)
-            stream.flush()
-            os.fsync(stream.fileno())
+        with path.open("ab", buffering=0) as stream:
+            before = stream.tell()
+            try:
+                while line:
+                    line = line[stream.write(line) or 0 :]
+                os.fsync(stream.fileno())
+            except OSError:
+                stream.truncate(before)
+                raise
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror})") from error
+    return record
 
 
 def read_records(path: Path) -> list[Record]:
@@ -85,7 +94,7 @@ def macs_ratio(record: Record, stage: str = "unet") -> float | None:
 def _record(line: bytes, place: str) -> Record:
     try:
         record = json.loads(line, parse_constant=_no_constant)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{place}: not a record ({error})") from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise InputError(f"{place}: not a record of schema {SCHEMA}")

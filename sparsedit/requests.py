@@ -55,7 +55,17 @@ def make_request(
             raise SettingsError(f"a refiner goes with task sdedit, not with {task}")
         parts(stages, refiner, refine_from, schedule)
     return Request(
-        picture, prompt, negative_prompt, task, schedule, seed, control, control_scale, since, generated, from_map,
+        picture,
+        prompt,
+        negative_prompt,
+        task,
+        schedule,
+        seed,
+        control,
+        control_scale,
+        since,
+        generated,
+        from_map,
         stages.scale,
     )
 
@@ -78,6 +88,8 @@ def _check_task(stages: Stages, task: str, schedule: Schedule, *, generated: boo
     if task in FOLLOWING and stages.controlnet is not None:
         raise SettingsError(f"task {task} goes without a ControlNet: leave out --controlnet")
     if schedule.strength != 1 and (task == "control" or generated):
-        raise SettingsError(f"a picture made from noise takes the whole schedule: strength 1, not {schedule.strength:g}")
+        raise SettingsError(
+            f"a picture made from noise takes the whole schedule: strength 1, not {schedule.strength:g}"
+        )
     if task == "prompt" and not generated:
         check_invertible(stages)

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sparsedit.errors import InputError
+from sparsedit.cache.lock import locked
+from sparsedit.discretion import discreet
+from sparsedit.errors import CacheError, InputError
 from sparsedit.files import write_atomic
 
 _RECORDS = "records.jsonl"
@@ -37,9 +40,9 @@ class RunFolder:
         """
         folder = cls(path)
         folder.check_free(overwrite=overwrite)
-        for part in _PARTS:
-            shutil.rmtree(path / part) if (path / part).is_dir() else (path / part).unlink(missing_ok=True)
         try:
+            for part in _PARTS:
+                shutil.rmtree(path / part) if (path / part).is_dir() else (path / part).unlink(missing_ok=True)
             path.mkdir(parents=True, exist_ok=True)
             folder.records.touch()
         except OSError as error:
@@ -47,6 +50,31 @@ class RunFolder:
                 f"{path} cannot be written ({error.strerror}); name another folder with --output"
             ) from error
         return folder
+
+    @classmethod
+    @contextmanager
+    def begun(cls, path: Path, *, overwrite: bool) -> Iterator[RunFolder]:
+        """`create`, and let no other process write there meanwhile. Raises as `create` and `held`."""
+        folder = cls(path)
+        with ExitStack() as locks:
+            if folder.records.is_file():  # a run that may be going on
+                folder.check_free(overwrite=overwrite)
+                locks.enter_context(folder.held())
+            folder = cls.create(path, overwrite=overwrite)
+            locks.enter_context(folder.held())
+            yield folder
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let no other process write here meanwhile. Raises InputError when one does already."""
+        with ExitStack() as locks:
+            try:
+                locks.enter_context(locked(self.records, wait=False))
+            except CacheError:
+                raise InputError(
+                    f"{self.path} is being written by another process; give each process its own --output"
+                ) from None
+            yield
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -74,13 +102,16 @@ class RunFolder:
     def images(self, case: str, variant: str) -> Path:
         """The folder of one variant's pictures, made when it is not there."""
         folder = self.path / "images" / case / variant
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder} cannot be made ({error.strerror})") from error
         return folder
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(discreet(config), sort_keys=False, allow_unicode=True)
         write_atomic(self.path / "config.yaml", text.encode())
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
-        text = json.dumps(environment, indent=1, allow_nan=False) + "\n"
+        text = json.dumps(discreet(environment), indent=1, allow_nan=False) + "\n"
         write_atomic(self.path / "environment.json", text.encode())

@@ -195,7 +195,7 @@ class Stages:
         """
         parts = {"denoising_start": schedule.since, "denoising_end": schedule.until}
         said = {name: share for name, share in parts.items() if share is not None}
-        inputs = said | {"image": latents, "strength": schedule.strength}
+        inputs: dict[str, Any] = said | {"image": latents, "strength": schedule.strength}
         return self._run(self.image_to_image, text, schedule, noise, on_step, control, **inputs)
 
     def denoise_masked(

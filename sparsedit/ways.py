@@ -101,8 +101,8 @@ class Recording(Way):
 class Thin(Way):
     """The active sites of each stage alone, on what a recording left.
 
-    A recording of some of `timesteps` is one of the `kept` ones; what the others would have left is interpolated. With a
-    `motion` the canvas has moved since.
+    A recording of some of `timesteps` is one of the `kept` ones; what the others would have left is interpolated. With
+    a `motion` the canvas has moved since.
     """
 
     def __init__(

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from sparsedit.errors import InputError
 from sparsedit.measure.estimate import estimate_memory, peak_of_call
 from sparsedit.models.presets import PRESETS
 from sparsedit.models.random import random_pipeline

@@ -21,7 +21,7 @@ from PIL import Image
 
 from sparsedit import files
 from sparsedit.errors import EngineError, InputError
-from sparsedit.images import FORMATS, load_image, save_image, to_image, to_tensor
+from sparsedit.images import FORMATS, load_image, pixel_limit, save_image, to_image, to_tensor
 
 LOSSLESS = {"PNG": {}, "BMP": {}, "TIFF": {}, "WEBP": {"lossless": True}}
 
@@ -271,6 +271,24 @@ def test_too_many_pixels_are_refused_before_decoding(tmp_path: Path) -> None:
     assert "24x16" in message
     assert "million" in message
     assert load_image(tmp_path / "a.png", max_pixels=24 * 16).size == (24, 16)
+
+
+def test_another_limit_is_set_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
+    monkeypatch.setenv("SPARSEDIT_MAX_PIXELS", "199")
+    with pytest.raises(InputError, match=r"20x10 = 0\.0 million.*SPARSEDIT_MAX_PIXELS sets another limit"):
+        load_image(tmp_path / "a.png")
+    monkeypatch.setenv("SPARSEDIT_MAX_PIXELS", "200")
+    assert load_image(tmp_path / "a.png").size == (20, 10)
+    for said in ("many", "-1", "0", "1e6"):
+        with pytest.raises(InputError, match="must be a number of pixels"):
+            pixel_limit({"SPARSEDIT_MAX_PIXELS": said})
+
+
+def test_a_broken_link_is_a_file_that_does_not_exist(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(InputError, match=r"a\.png does not exist"):
+        load_image(tmp_path / "a.png")
 
 
 def test_the_default_limit_needs_no_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:

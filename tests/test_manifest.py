@@ -204,7 +204,7 @@ def test_what_is_written_is_read(folder: Path, defaults: dict[str, Any], entries
         (
             "task: inpaint",
             "task: outpaint",
-            "[1].task (line 10): must be 'sdedit' or 'inpaint', not 'outpaint'",
+            "[1].task (line 10): must be 'sdedit', 'inpaint', 'prompt', 'control', 'rotate' or 'pan', not 'outpaint'",
         ),
         (
             "task: inpaint",
@@ -250,11 +250,30 @@ def test_a_fault_is_one_sentence_with_its_place(folder: Path, old: str, new: str
 
 
 def test_a_misspelt_key_that_is_required_is_two_faults(folder: Path) -> None:
-    assert refusal(folder, edit("original: images", "orginal: images")).splitlines() == [
+    assert refusal(folder, edit("version: 1", "versoin: 1")).splitlines() == [
         "has 2 errors:",
-        "  cases[0].original (line 5): is missing",
-        "  cases[0].orginal (line 6): unknown key; did you mean 'original'?",
+        "  version (line 1): is missing",
+        "  versoin (line 1): unknown key; did you mean 'version'?",
     ]
+
+
+def test_an_edit_of_words_needs_words_and_only_it_makes_its_original(folder: Path) -> None:
+    alone = "version: 1\ncases:\n  - {id: a, prompt: a house, variants: [{id: b, task: prompt, prompt: a tree}]}\n"
+    (case,) = read(folder, alone).cases
+    assert case.original is None
+    assert "needs 'prompt'" in refusal(folder, alone.replace(", prompt: a tree", ""))
+    assert "only task prompt makes one" in refusal(folder, alone.replace("task: prompt,", "task: sdedit,"))
+
+
+def test_a_canvas_moves_by_two_numbers_or_an_angle(folder: Path) -> None:
+    moves = "{id: house, task: pan, by: [64, -8]}"
+    text = (
+        "version: 1\ncases:\n  - id: a\n    original: images/meadow.png\n    variants:\n"
+        f"      - {moves}\n      - {{id: turn, task: rotate, angle: 5}}\n"
+    )
+    pan, turn = read(folder, text).cases[0].variants
+    assert (pan.by, pan.angle, turn.by, turn.angle) == ((64, -8), None, None, 5.0)
+    assert "must have at least 2" in refusal(folder, text.replace("[64, -8]", "[64]"))
 
 
 def test_the_inherited_task_counts(folder: Path) -> None:

@@ -11,7 +11,7 @@ from diffusers import AutoPipelineForInpainting
 from PIL import Image
 
 from sparsedit.errors import SettingsError
-from sparsedit.images import to_image, to_tensor
+from sparsedit.images import to_tensor
 from sparsedit.measure.clock import Clock
 from sparsedit.measure.twin import Twin
 from sparsedit.models.loading import empty_pipeline
@@ -144,14 +144,17 @@ def test_what_stays_visible_is_the_moved_photo(build: Any, name: str, photo: Ima
     assert torch.equal(editor.apply(EDITS[name]).picture, result.picture)
 
 
-def test_a_thin_pan_of_everything_is_the_dense_one(photo: Image.Image) -> None:
+def test_a_thin_pan_of_everything_is_nearly_the_dense_one(photo: Image.Image) -> None:
+    """But for the norms, which keep the statistics of the canvas as it was recorded."""
     policy = MaskPolicy(threshold=0.02, grow=96, level_dilation=0, feather=0, vae_margin=8)
-    editor = MovingEditor(tiny_sdxl(), policy=policy, break_even=1.0, norm="updated")
+    editor = MovingEditor(tiny_sdxl(), policy=policy, break_even=1.0)
     request = editor.request(photo, task="pan", **SETTINGS)
     editor.record_request(request)
     thin, dense = editor.apply(EDITS["pan"]), editor.dense(request, EDITS["pan"])
     assert thin.way == "warm"
-    assert torch.allclose(thin.picture, dense.picture, atol=1e-4)
+    assert (thin.picture - dense.picture).square().mean() < 1e-3
+    with pytest.raises(SettingsError, match="norm original"):
+        MovingEditor(tiny_sdxl(), norm="updated")
 
 
 def test_a_strip_of_64_pixels_costs_less_than_15_percent_of_dense() -> None:
@@ -168,7 +171,12 @@ def test_a_strip_of_64_pixels_costs_less_than_15_percent_of_dense() -> None:
 
 
 def test_motions_that_are_none_are_refused() -> None:
-    for by, words in (((0, 0), "moves nothing"), ((96, 0), "leaves nothing"), ((0, -64), "leaves nothing"), (None, "--by")):
+    for by, words in (
+        ((0, 0), "moves nothing"),
+        ((96, 0), "leaves nothing"),
+        ((0, -64), "leaves nothing"),
+        (None, "--by"),
+    ):
         with pytest.raises(SettingsError, match=words):
             pan(by, (64, 96))
     for angle, words in ((0.0, "turns nothing"), (720.0, "turns nothing"), (None, "--angle")):

@@ -14,7 +14,7 @@ from PIL import Image
 from sparsedit import cli
 from sparsedit.editor import SparseEditor
 from sparsedit.engines.costs import Counter
-from sparsedit.errors import InputError, SettingsError
+from sparsedit.errors import SettingsError
 from sparsedit.images import to_tensor
 from sparsedit.plan import Edit
 from sparsedit.records import read_records

@@ -16,7 +16,9 @@ from sparsedit.images import to_tensor
 from sparsedit.plan import Edit
 from sparsedit.prompting import PromptEditor
 from sparsedit.settings import MaskPolicy
-from sparsedit.tasks.prompt import capture_steps, check_words, mask_of
+from sparsedit.tasks.prompt import mask_of
+from sparsedit.tasks.word_maps import WordMaps, new_tokens
+from sparsedit.tasks.words import capture_steps, check_words
 from tests.pipelines import ANCESTRAL, tiny_sd15, tiny_sdxl
 
 POLICY = MaskPolicy(threshold=0.02, grow=0, level_dilation=0, feather=0, vae_margin=8)
@@ -165,6 +167,48 @@ def test_otsus_threshold_is_the_one_of_greatest_variance_between_classes() -> No
     scaled = (values - values.min()) / np.ptp(values)
     assert abs(between(best) / between(values[scaled > threshold_otsu(scaled)].min() - 1e-9) - 1) < 0.01
     assert (mask <= (values > 0.4)).all()
+
+
+def test_attention_to_the_new_words_makes_a_mask_too() -> None:
+    editor = editor_of(tiny_sdxl(), capture_steps=2, mask_from="attention")
+    own = to_tensor(editor.record(None, size=SIZE, **SETTINGS))
+    result = editor.edit(prompt=NEW)
+    assert (result.way, result.plan.mask_source, result.dense_calls) == ("warm", "attention", 2)
+    assert 0 < result.plan.edit_ratio < 1
+    assert torch.equal(to_tensor(result.image)[..., ~result.mask], own[..., ~result.mask])
+    assert not any(module._forward_pre_hooks for module in editor.stages.unet.modules())
+    with pytest.raises(SettingsError, match="only takes words away"):
+        editor.edit(prompt="meadow")
+
+
+def test_new_words_are_found_by_their_place() -> None:
+    pipe = tiny_sd15()
+    assert new_tokens(pipe.tokenizer, "a meadow", "a meadow with a house") == [3, 4, 5]
+    assert new_tokens(pipe.tokenizer, "a green meadow", "a red meadow") == [2]
+
+
+def test_word_maps_are_the_attention_of_every_layer() -> None:
+    """Held to softmax(q k' / √d) by hand, in a UNet with cross-attention at one resolution alone."""
+    unet = tiny_sdxl().unet
+    text = torch.randn(2, 7, 64)
+    seen: list[tuple[Any, torch.Tensor]] = []
+    layers = [module for name, module in unet.named_modules() if name.endswith("attn2")]
+    for layer in layers:
+        layer.register_forward_pre_hook(lambda module, args: seen.append((module, args[0])))
+    maps = WordMaps([2, 3], (8, 12))
+    added = {"text_embeds": torch.randn(2, 32), "time_ids": torch.ones(2, 6)}
+    with torch.no_grad(), maps.watching(unet):
+        unet(torch.randn(2, 4, 8, 12), 5, text, added_cond_kwargs=added)
+        expected = []
+        for layer, tokens in seen:
+            query = layer.to_q(tokens[1]).view(len(tokens[1]), layer.heads, -1).transpose(0, 1)
+            key = layer.to_k(text[1]).view(7, layer.heads, -1).transpose(0, 1)
+            weights = (query @ key.transpose(1, 2) / query.shape[2] ** 0.5).softmax(2)
+            expected.append(weights[:, :, 2:4].sum(2).mean(0).view(1, 1, 4, 6))
+        small = torch.stack(expected).mean(0)
+        wide = torch.nn.functional.interpolate(small, (8, 12), mode="bilinear", align_corners=False)
+        assert len(seen) == len(layers) > 1
+        assert torch.allclose(maps.take(), wide[0, 0], atol=1e-5)
 
 
 def test_maps_that_say_nothing_give_an_empty_mask() -> None:

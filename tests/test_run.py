@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
@@ -102,6 +104,28 @@ def test_a_run_leaves_records_and_pictures(way: str, pictures: Path, pipe: Diffu
     assert hole["edit_ratio"] == pytest.approx(400 / (64 * 96))
 
 
+def lasting(record: Record) -> Record:
+    """A record without what the machine has to do with: seconds and memory."""
+    stages = {
+        name: {kind: entry and {**entry, "seconds": None} for kind, entry in passes.items()}
+        for name, passes in record["stages"].items()
+    }
+    return record | {"stages": stages, "total": None, "memory": None}
+
+
+@pytest.mark.parametrize("way", ["warm", "cold"])
+def test_the_same_seed_gives_the_same_records_in_any_order(
+    way: str, pictures: Path, pipe: DiffusionPipeline, tmp_path: Path
+) -> None:
+    cases = [case("one", PAINT), case("two", HOLE | {"prompt": "a house"})]
+    coarse = {"coarse": 2} if way == "cold" else {}
+    made = []
+    for number, order in enumerate((cases, cases, cases[::-1])):
+        records = run(manifest(pictures, order, way=way, dense=False, **coarse), pipe, tmp_path / str(number))
+        made.append({record["case"]: lasting(record) for record in records})
+    assert made[0] == made[1] == made[2]
+
+
 def test_pictures_do_not_depend_on_order_or_company(pictures: Path, pipe: DiffusionPipeline, tmp_path: Path) -> None:
     cases = [case("one", PAINT), case("two", HOLE)]
     run(manifest(pictures, cases, dense=False), pipe, tmp_path / "a")
@@ -118,10 +142,54 @@ def test_pictures_do_not_depend_on_order_or_company(pictures: Path, pipe: Diffus
 def test_a_case_that_fails_is_a_record_and_the_rest_goes_on(
     pictures: Path, pipe: DiffusionPipeline, tmp_path: Path
 ) -> None:
-    odd = case("odd", {"id": "paint", "edited": "odd.png"}, original="odd.png")
+    odd = case("odd", {"id": "paint", "edited": "odd.png"})
     records = run(manifest(pictures, [odd, case("one", PAINT)]), pipe, tmp_path / "run")
     assert [record["status"] for record in records] == ["failed", "ok"]
-    assert "multiples of 8" in records[0]["reason"]
+    assert "the edited picture is 90x60, the original 96x64" in records[0]["reason"]
+
+
+OUT_OF_MEMORY = [
+    ("alongside", torch.OutOfMemoryError("CUDA out of memory")),
+    ("warm", MemoryError()),
+    ("warm", RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you ...")),
+]
+
+
+@pytest.mark.parametrize(("way", "error"), OUT_OF_MEMORY, ids=["GPU", "Python", "CPU"])
+def test_a_case_that_runs_out_of_memory_is_a_record_and_what_it_held_is_freed(
+    way: str, error: Exception, pictures: Path, tmp_path: Path
+) -> None:
+    pipe = tiny_sdxl()
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def run_out(_unet: object, args: tuple[Any, ...]) -> None:
+        if not held:
+            large = torch.ones(1000)
+            held.append(weakref.ref(large))
+            raise error
+
+    pipe.unet.register_forward_pre_hook(run_out)
+    records = run(manifest(pictures, [case("large", PAINT), case("one", PAINT)], way=way), pipe, tmp_path / "run")
+    assert [record["status"] for record in records] == ["failed", "ok"]
+    assert "out of memory; use a smaller picture" in records[0]["reason"]
+    error.__traceback__ = None  # this test holds the exception, which a run does not
+    assert held[0]() is None
+
+
+def test_a_defect_ends_the_run(pictures: Path, tmp_path: Path) -> None:
+    pipe = tiny_sdxl()
+    pipe.unet.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(manifest(pictures, [case("one", PAINT)]), pipe, tmp_path / "run")
+
+
+def test_weights_that_are_no_numbers_fail_the_case_with_a_sentence(pictures: Path, tmp_path: Path) -> None:
+    pipe: Any = tiny_sdxl()
+    with torch.no_grad():
+        pipe.unet.conv_in.weight[0, 0, 0, 0] = float("nan")
+    [record] = run(manifest(pictures, [case("one", PAINT)]), pipe, tmp_path / "run")
+    assert (record["status"], record["fidelity"]) == ("failed", None)
+    assert "latents that are not numbers" in record["reason"]
 
 
 def test_an_empty_difference_is_said(pictures: Path, pipe: DiffusionPipeline, tmp_path: Path) -> None:

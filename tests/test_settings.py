@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsedit.errors import SettingsError, SparseditError, ThresholdError, did_you_mean
-from sparsedit.settings import POLICIES, MaskPolicy, Settings, resolve
+from sparsedit.settings import FOLLOWING, FROM_NOISE, POLICIES, MaskPolicy, Settings, resolve
 
 
 def refusal(**said: object) -> str:
@@ -73,7 +73,10 @@ def test_the_last_layer_that_says_a_value_decides(layers: list[dict[str, int | N
         ({"guidance": float("nan")}, "guidance: must be a finite number, not nan"),
         ({"guidance": float("inf")}, "guidance: must be a finite number, not inf"),
         ({"dense": "no"}, "dense: must be true or false, not 'no'"),
-        ({"task": "outpaint"}, "task: must be 'sdedit' or 'inpaint', not 'outpaint'"),
+        (
+            {"task": "outpaint"},
+            "task: must be 'sdedit', 'inpaint', 'prompt', 'control', 'rotate' or 'pan', not 'outpaint'",
+        ),
         ({"way": 3}, "way: must be 'alongside', 'warm' or 'cold', not 3"),
         ({"negative_prompt": 7}, "negative_prompt: must be text, not 7; put it in quotes"),
         ({"negative_prompt": False}, "negative_prompt: must be text, not false; put it in quotes"),
@@ -106,7 +109,7 @@ def test_every_fault_of_every_layer_is_listed_once() -> None:
 
 def test_a_long_value_is_cut() -> None:
     assert len(refusal(steps="9" * 10_000)) < 300
-    assert len(refusal(**{"k" * 10_000: 1})) < 600
+    assert len(refusal(**{"k" * 10_000: 1})) < 700
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:12"])
@@ -126,6 +129,25 @@ def test_mask_policies() -> None:
 def test_single_settings_override_the_policy_also_with_zero() -> None:
     said = {"policy": "published", "grow": 0, "threshold": 0.0, "feather": 3}
     assert resolve({}, said).mask_policy() == MaskPolicy(0.0, 0, 1, 3, 0)
+
+
+@pytest.mark.parametrize("task", FROM_NOISE)
+def test_what_begins_with_noise_runs_its_whole_schedule(task: str) -> None:
+    preset = {"strength": 0.5}
+    assert resolve(preset, {"task": task}).strength == 1.0
+    assert resolve(preset, {"task": task}, {"strength": 0.8}).strength == 0.8
+    assert resolve(preset, {"task": "inpaint"}).strength == 0.5
+
+
+@pytest.mark.parametrize("task", FOLLOWING)
+def test_what_follows_its_original_records_it_first(task: str) -> None:
+    assert resolve({}, {"task": task}).way == "warm"
+    assert resolve({}, {"task": task}, {"way": "cold"}).way == "cold"  # for the plan of the jobs to refuse
+
+
+def test_a_size_is_width_and_height() -> None:
+    assert resolve({}, {"size": "512x256"}).picture_size == (512, 256)
+    assert "must be width x height" in refusal(size="512")
 
 
 def test_settings_are_frozen() -> None:

@@ -49,22 +49,23 @@ def drive(tasks: Iterable[Task], worker: Runs, folder: RunFolder, watch: Watch, 
         for outcome in worker.run(task):
             if pictures and outcome.record["status"] == "ok":
                 _save(folder, outcome)
-            append_record(folder.records, outcome.record)
-            watch.finished(outcome.record)
+            watch.finished(append_record(folder.records, outcome.record))
         watch.end(task)
 
 
 def _save(folder: RunFolder, outcome: Outcome) -> None:
-    case, variant, *rest = str(outcome.record["images"]).split("/")
-    own = folder.images(case, "/".join([variant, *rest]))
-    _write(outcome.pictures, own)
-    _write(outcome.shared, own.parent, again=False)
+    shared, _, own = str(outcome.record["images"]).rpartition("/")
+    place = folder.path / "images" / shared
+    _write(outcome.pictures, place / own)
+    _write(outcome.shared, place, again=False)
 
 
 def _write(pictures: Mapping[str, Image.Image], place: Path, *, again: bool = True) -> None:
     # Not at the top: it imports torch, which a driver of other processes does without.
     from sparsedit.images import save_image
 
+    if pictures:
+        place.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
         path = place / f"{name}.png"
         if again or not path.exists():

@@ -52,7 +52,7 @@ def load_grid(path: Path) -> Grid:
     known = ("model", *Settings.model_fields)
     for key in entry.grid:
         if key not in known:
-            raise SettingsError(f"{path}: grid: unknown key {key!r}{did_you_mean(key, known)}")
+            raise SettingsError(f"{path}: grid: {key!r} is neither model nor a setting{did_you_mean(key, known)}")
         if key == "way":
             raise SettingsError(f"{path}: grid: the ways of a bench are its 'ways', not a setting of the grid")
     cells = [dict(zip(entry.grid, values, strict=True)) for values in itertools.product(*entry.grid.values())]

@@ -17,8 +17,8 @@ import yaml
 from sparsedit import __version__
 from sparsedit.bench.plan import Cell, Task
 from sparsedit.bench.shard import Shard
-from sparsedit.cache.lock import locked
-from sparsedit.errors import CacheError, InputError, shown
+from sparsedit.discretion import discreet
+from sparsedit.errors import InputError, shown
 from sparsedit.records import Record, mend_records, read_records
 from sparsedit.runs import RunFolder
 from sparsedit.suites.edit import Suite
@@ -71,14 +71,14 @@ def open_ledger(path: Path, config: Config, *, resume: bool, overwrite: bool) ->
     with ExitStack() as locks:
         goes_on = _goes_on(folder, resume=resume, overwrite=overwrite)
         if folder.records.is_file():
-            locks.enter_context(_held(folder))
+            locks.enter_context(folder.held())
         if goes_on:
             check_same(path, config)
             mended = mend_records(folder.records)
             ledger = Ledger(folder, tuple(read_records(folder.records)), mended)
         else:
             ledger = Ledger(RunFolder.create(path, overwrite=overwrite))
-            locks.enter_context(_held(folder))
+            locks.enter_context(folder.held())
         folder.write_config(config)
         yield ledger
 
@@ -102,6 +102,7 @@ def check_same(path: Path, config: Config) -> None:
         raise InputError(f"{file} cannot be read ({error}); begin another run with --output") from None
     if not isinstance(before, dict) or "cells" not in before:
         raise InputError(f"{path} holds a run that is no bench; name another folder with --output")
+    config = discreet(config)  # as it is written
     found = [line for key in _FIXED for line in _differences(key, before.get(key), config[key])]
     if found:
         more = len(found) - _SHOWN_DIFFERENCES
@@ -114,21 +115,6 @@ def check_same(path: Path, config: Config) -> None:
 
 def _goes_on(folder: RunFolder, *, resume: bool, overwrite: bool) -> bool:
     return resume and not overwrite and folder.records.is_file()
-
-
-@contextmanager
-def _held(folder: RunFolder) -> Iterator[None]:
-    try:
-        lock = locked(folder.records, wait=False)
-        lock.__enter__()
-    except CacheError:
-        raise InputError(
-            f"{folder.path} is being written by another process; give each process its own --output"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.__exit__(None, None, None)
 
 
 def _differences(key: str, before: object, now: object) -> Iterator[str]:

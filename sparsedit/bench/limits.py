@@ -37,7 +37,8 @@ def load_limits(path: Path) -> Limits:
     for least in entry.limits.values():
         for name in least:
             if name not in COLUMNS:
-                raise SettingsError(f"{path}: unknown value {name!r}{did_you_mean(name, COLUMNS)}")
+                hint = did_you_mean(name, COLUMNS) or f"; there are {', '.join(COLUMNS)}"
+                raise SettingsError(f"{path}: unknown value {name!r}{hint}")
     return entry.limits
 
 
@@ -56,6 +57,6 @@ def check_limits(shown: Tables, limits: Limits) -> None:
                 elif mean.mean < limit:
                     faults.append(f"{line.name}: {name} is {mean.mean:.6g}, less than {limit:g}")
             if line.failed:
-                faults.append(f"{line.name}: {line.failed} edits failed")
+                faults.append(f"{line.name}: {line.failed} of the edits failed")
     if faults:
         raise ThresholdError("limits not reached: " + "; ".join(faults))

@@ -22,9 +22,9 @@ from sparsedit.engines.controls import crop, step_skip, steps_of_a_cold_edit
 from sparsedit.engines.costs import Counter
 from sparsedit.engines.editors import Editors, request_of
 from sparsedit.engines.entries import Done, Head, head, measurements, nothing_measured
+from sparsedit.engines.exhaustion import free, reason_of
 from sparsedit.engines.local import heat
 from sparsedit.engines.pipelines import load_models
-from sparsedit.errors import SparseditError
 from sparsedit.images import to_image
 from sparsedit.measure.clock import Clock
 from sparsedit.metrics.pixels import Mask
@@ -99,20 +99,31 @@ class _Models:
         }
 
     def run(self, task: Task) -> Iterator[Outcome]:
+        reason = None
         try:
             case = self._open(task)
             dense = self._dense(case) if DENSE in task.ways or task.settings.dense else None
-        except SparseditError as error:
+        except Exception as error:
+            if (reason := reason_of(error)) is None:
+                raise
+        if reason is not None:
+            free(self.editors)
             for way in task.ways:
-                yield self._failed(task, way, error)
+                yield self._failed(task, way, reason)
             return
         shared = _shared(case, dense)
         for way in task.ways:
-            try:
-                done = self._run(case, way, dense)
-                yield Outcome(self._record(case, way, done), _pictures(done, way), shared)
-            except SparseditError as error:
-                yield self._failed(task, way, error)
+            yield self._outcome(case, way, dense, shared)
+
+    def _outcome(self, case: _Case, way: str, dense: Result | None, shared: Pictures) -> Outcome:
+        try:
+            done = self._run(case, way, dense)
+            return Outcome(self._record(case, way, done), _pictures(done, way), shared)
+        except Exception as error:
+            if (reason := reason_of(error)) is None:
+                raise
+        free(self.editors)
+        return self._failed(case.task, way, reason)
 
     def _open(self, task: Task) -> _Case:
         inputs = task.edit.open()
@@ -191,8 +202,8 @@ class _Models:
         images = f"{edit.case}/{edit.variant}/{task.cell.configuration[:8]}/{way}"
         return head(names, settings, self.pipe) | {"way": way, "bench": bench, "images": images}
 
-    def _failed(self, task: Task, way: str, error: SparseditError) -> Outcome:
-        return Outcome(self._head(task, way) | nothing_measured(str(error)))
+    def _failed(self, task: Task, way: str, reason: str) -> Outcome:
+        return Outcome(self._head(task, way) | nothing_measured(reason))
 
 
 def _shared(case: _Case, dense: Result | None) -> Pictures:

@@ -56,7 +56,7 @@ class RecordingFolder:
         """What the recording says of itself; None when it is not whole."""
         try:
             return Contents(**json.loads((self.path / _WHOLE).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
 
     def begin(self) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
     header = {"about": json.dumps(about), "sha256": _digest(tensors, about)}
     beside = path.parent / f"{path.name}.{secrets.token_hex(8)}{TEMPORARY}"
     try:
+        mode = _made(beside)
         save_file(tensors, beside, header)
+        beside.chmod(mode)  # safetensors makes files private to the user whatever the umask says
         with beside.open("rb") as stream:
             os.fsync(stream.fileno())
         os.replace(beside, path)
@@ -81,6 +84,15 @@ def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _made(path: Path) -> int:
+    """Make an empty file; the permissions that the umask leaves it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(descriptor).st_mode)
     finally:
         os.close(descriptor)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from sparsedit.bench.limits import Limits
     from sparsedit.bench.plan import Task
-    from sparsedit.commands.benchwork import BenchWork
+    from sparsedit.commands.bench_work import BenchWork
     from sparsedit.records import Record
 
 _SUITE = "The suite"
@@ -152,7 +152,7 @@ def bench(
     """
     from sparsedit.bench.ledger import look_into
     from sparsedit.bench.limits import load_limits
-    from sparsedit.commands.benchwork import plan_bench
+    from sparsedit.commands.bench_work import plan_bench
     from sparsedit.commands.output import stderr
     from sparsedit.records import read_records
     from sparsedit.runs import RunFolder
@@ -247,7 +247,7 @@ def _conclude(
 ) -> None:
     """Show the tables of everything there is, and judge them."""
     from sparsedit.bench.limits import check_limits
-    from sparsedit.commands.benchshow import show_bench
+    from sparsedit.commands.bench_output import show_bench
     from sparsedit.commands.report import read_environment
     from sparsedit.records import read_records
     from sparsedit.report.bench import tables

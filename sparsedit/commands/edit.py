@@ -22,11 +22,18 @@ if TYPE_CHECKING:
 
 def edit(
     call: typer.Context,
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A manifest (.yaml) or an original picture.")],
+    source: Annotated[
+        Path | None,
+        typer.Argument(metavar="[INPUT]", help="A manifest (.yaml) or an original; task prompt can make one itself."),
+    ] = None,
     edited: options.Edited = None,
     mask: options.Mask = None,
     prompt: options.Prompt = None,
     edit_prompt: options.EditPrompt = None,
+    by: options.By = None,
+    angle: options.Angle = None,
+    size: options.Size = None,
+    control_from: options.ControlFrom = None,
     data: options.Data = None,
     allow_outside: options.AllowOutside = False,
     task: options.Task = None,
@@ -39,6 +46,9 @@ def edit(
     coarse: options.Coarse = None,
     record_steps: options.RecordSteps = None,
     fidelity: options.Fidelity = None,
+    capture_steps: options.CaptureSteps = None,
+    last_dense: options.LastDense = None,
+    mask_from: options.MaskFrom = None,
     context: options.Context = None,
     norm: options.Norm = None,
     dense: options.Dense = None,
@@ -78,6 +88,8 @@ def edit(
     sparsedit edit manifests/demo.yaml
 
     sparsedit edit photo.png --edited painted.png --prompt "a meadow"
+
+    sparsedit edit --task prompt --prompt "a meadow" --edit-prompt "a meadow with a red house"
     """
     from sparsedit.commands.output import stderr
     from sparsedit.commands.work import plan_work
@@ -102,7 +114,9 @@ def _announce(work: Work, console: Console) -> None:
     configuration = work.configuration()
     said = {key: value for key, value in configuration["settings"].items() if value is not None}
     shared = " ".join(f"{key}={_said(value)}" for key, value in said.items())
-    console.print(printable(f"{work.source}: {_edits(work.edits)} with model {work.model}"), soft_wrap=True)
+    console.print(
+        printable(f"{work.source or 'from noise'}: {_edits(work.edits)} with model {work.model}"), soft_wrap=True
+    )
     console.print(printable(shared), style="dim")
     counts: dict[str, int] = {}
     for job in work.jobs:
@@ -150,6 +164,7 @@ def _run(work: Work, folder: RunFolder, console: Console, asked: Mapping[str, An
     from sparsedit.commands.output import print_records
     from sparsedit.engines.local import check_inputs, check_sizes, run_jobs, total_steps
     from sparsedit.environment import environment
+    from sparsedit.errors import InputError
     from sparsedit.models.loading import load_pipeline, load_refiner
     from sparsedit.pixels import stages_of
     from sparsedit.progress import Progress
@@ -179,17 +194,17 @@ def _run(work: Work, folder: RunFolder, console: Console, asked: Mapping[str, An
     for sentence in check_sizes(work.jobs, stages_of(pipe)):
         console.print(printable(sentence), soft_wrap=True)
     machine = environment() | _run_facts(work, pipe)
-    folder = RunFolder.create(folder.path, overwrite=asked["overwrite"])
-    folder.write_config(work.configuration())
-    folder.write_environment(machine)
-    try:
-        with Progress(console, work.edits, total_steps(work.jobs)) as progress:
-            records = list(run_jobs(work.jobs, pipe, work.model, folder, progress, work.name, refiner))
-    except KeyboardInterrupt:
-        done = f"{progress.done_edits} of {_edits(work.edits)}"
-        console.print(f"interrupted: {done} are kept; sparsedit report {folder.path} shows them", soft_wrap=True)
-        raise
-    page = write_page(folder.path, records, machine)
+    with RunFolder.begun(folder.path, overwrite=asked["overwrite"]) as folder:
+        folder.write_config(work.configuration())
+        folder.write_environment(machine)
+        try:
+            with Progress(console, work.edits, total_steps(work.jobs)) as progress:
+                records = list(run_jobs(work.jobs, pipe, work.model, folder, progress, work.name, refiner))
+        except (KeyboardInterrupt, InputError):  # whatever cannot be written is an InputError
+            done = f"{progress.done_edits} of {_edits(work.edits)}"
+            console.print(f"interrupted: {done} are kept; sparsedit report {folder.path} shows them", soft_wrap=True)
+            raise
+        page = write_page(folder.path, records, machine)
     print_records(records, machine, folder.path, asked["output_format"], line=asked["json_line"])
     console.print(f"pictures: {folder.path / 'images'}\nreport:   {page}", soft_wrap=True)
     return all(record["status"] == "ok" for record in records)

@@ -42,6 +42,44 @@ EditPrompt = Annotated[
     str | None,
     typer.Option("--edit-prompt", metavar="T", help="What the edit shows, if not the same.", rich_help_panel=_PICTURES),
 ]
+By = Annotated[
+    str | None,
+    typer.Option("--by", metavar="DX,DY", help="Pan by pixels to the right and down.", rich_help_panel=_PICTURES),
+]
+Angle = Annotated[
+    float | None,
+    typer.Option("--angle", help="Rotate by degrees, counterclockwise.", rich_help_panel=_PICTURES),
+]
+Size = Annotated[
+    str | None,
+    typer.Option("--size", metavar="WxH", help="Of an original that is made (prompt).", rich_help_panel=_PICTURES),
+]
+ControlFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--control-from",
+        metavar="photo|map",
+        help="Whether pictures are photos or what a ControlNet is shown (control).",
+        rich_help_panel=_PICTURES,
+    ),
+]
+CaptureSteps = Annotated[
+    int | None,
+    typer.Option("--capture-steps", metavar="K", help="Dense steps that find the mask (prompt).", rich_help_panel=_HOW),
+]
+MaskFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--mask-from",
+        metavar="latents|attention",
+        help="What says where new words take effect (prompt).",
+        rich_help_panel=_MASK,
+    ),
+]
+LastDense = Annotated[
+    int | None,
+    typer.Option("--last-dense", metavar="M", help="Dense steps at the end (prompt).", rich_help_panel=_HOW),
+]
 Data = Annotated[
     Path | None,
     typer.Option("--data", metavar="DIR", help="Where a manifest's pictures are.", rich_help_panel=_PICTURES),
@@ -52,7 +90,13 @@ AllowOutside = Annotated[
 ]
 
 Task = Annotated[
-    str | None, typer.Option("--task", metavar="sdedit|inpaint", help="The kind of edit.", rich_help_panel=_HOW)
+    str | None,
+    typer.Option(
+        "--task",
+        metavar="NAME",
+        help="The kind of edit: sdedit, inpaint, prompt, control, rotate or pan.",
+        rich_help_panel=_HOW,
+    ),
 ]
 Steps = Annotated[int | None, typer.Option("--steps", help="Steps of the schedule.", rich_help_panel=_HOW)]
 Strength = Annotated[

@@ -83,7 +83,7 @@ def _report_bench(
     folders: Sequence[RunFolder], machine: dict[str, Any], baseline: Path | None, form: Format, *, line: bool
 ) -> Path:
     """Show the records of all folders together, the page going to the first."""
-    from sparsedit.commands.benchshow import show_bench
+    from sparsedit.commands.bench_output import show_bench
     from sparsedit.records import read_records
     from sparsedit.report.bench import merged, tables
     from sparsedit.runs import RunFolder

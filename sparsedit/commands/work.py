@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -25,16 +26,16 @@ DEFAULT_MODEL = "demo"
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """Jobs for one model. `sha256` is the manifest's, None for a single picture."""
+    """Jobs for one model. `sha256` is the manifest's, None for a single picture; no source means one that is made."""
 
-    source: Path
+    source: Path | None
     model: str
     jobs: Sequence[Job]
     sha256: str | None
 
     @property
     def name(self) -> str:
-        return self.source.stem
+        return self.source.stem if self.source else "prompt"
 
     @property
     def edits(self) -> int:
@@ -59,7 +60,7 @@ class Work:
             | {key: value for key, value in settings.items() if key not in shared}
             for job, settings in zip(self.jobs, resolved, strict=True)
         ]
-        named = {"sparsedit": __version__, "input": self.source.name, "model": self.model}
+        named = {"sparsedit": __version__, "input": self.source.name if self.source else None, "model": self.model}
         return named | {"settings": shared, "jobs": jobs}
 
 
@@ -67,7 +68,7 @@ class _ConfigFile(Settings):
     model: str | None = None
 
 
-def plan_work(source: Path, options: Mapping[str, Any]) -> Work:
+def plan_work(source: Path | None, options: Mapping[str, Any]) -> Work:
     """The work that the command line `options`, by parameter name, ask for on `source`.
 
     Raises a SparseditError for whatever of it cannot be done.
@@ -76,7 +77,11 @@ def plan_work(source: Path, options: Mapping[str, Any]) -> Work:
     manifest = _manifest(source, options)
     model = options["model"] or config.pop("model", None) or manifest.model or DEFAULT_MODEL
     check_model(model)
-    jobs = plan_jobs(manifest, preset_defaults(model), config, said_settings(options))
+    flags = said_settings(options)
+    preset, _ = preset_and_file(model)
+    if source is None and flags["size"] is None and preset:
+        flags["size"] = f"{preset.native_size}x{preset.native_size}"
+    jobs = plan_jobs(manifest, preset_defaults(model), config, flags)
     _check_jobs(jobs)
     return Work(source, model, jobs, manifest.sha256)
 
@@ -122,12 +127,14 @@ def read_config(path: Path | None) -> dict[str, Any]:
     return read_document(path, SettingsError).validate(_ConfigFile).model_dump(exclude_unset=True)
 
 
-def _manifest(source: Path, options: Mapping[str, Any]) -> Manifest:
-    is_manifest = source.suffix.lower() in (".yaml", ".yml")
-    foreign = ("edited", "mask", "prompt", "edit_prompt") if is_manifest else ("data", "allow_outside")
+def _manifest(source: Path | None, options: Mapping[str, Any]) -> Manifest:
+    is_manifest = source is not None and source.suffix.lower() in (".yaml", ".yml")
+    foreign = ("edited", "mask", "prompt", "edit_prompt", "by", "angle") if is_manifest else ("data", "allow_outside")
     kind = "a manifest, which says that itself" if is_manifest else "a picture; it goes with a manifest"
     refuse(options, foreign, f"{source} is {kind}")
-    if is_manifest:
+    if source is None and options["task"] != "prompt":
+        raise InputError("what is edited? name a picture or a manifest; only --task prompt can do without")
+    if source is not None and is_manifest:
         return load_manifest(source, data=options["data"], allow_outside=options["allow_outside"])
     return single_case(
         source,
@@ -135,7 +142,19 @@ def _manifest(source: Path, options: Mapping[str, Any]) -> Manifest:
         options["mask"],
         prompt=options["prompt"] or "",
         edit_prompt=options["edit_prompt"],
+        by=_pixels(options["by"]),
+        angle=options["angle"],
     )
+
+
+def _pixels(by: str | None) -> tuple[int, int] | None:
+    """`--by` as two numbers."""
+    if by is None:
+        return None
+    if not re.fullmatch(r"[+-]?\d{1,6},[+-]?\d{1,6}", by):
+        raise InputError(f"--by is two whole numbers of pixels, to the right and down, as in 64,0, not {by!r}")
+    right, _, down = by.partition(",")
+    return int(right), int(down)
 
 
 def check_model(name: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sparsedit.editor import SparseEditor
+from sparsedit.inversion import unguided
 from sparsedit.measure.twin import Cost, Twin
 from sparsedit.plan import Request
 from sparsedit.sparse import SitePyramid
@@ -22,10 +23,12 @@ class StageCost:
     def calls(self) -> int:
         return sum(calls for _, _, calls in self.models)
 
-    def cost(self, sites: SitePyramid | None = None, *, new_prompt: bool = False) -> Cost:
-        """All calls together: dense, or thin on `sites`, where a new prompt is projected once."""
-        each = (twin.schedule(name, calls, sites, new_prompt=new_prompt) for twin, name, calls in self.models)
-        return sum(each, Cost())
+    def cost(self, sites: SitePyramid | None = None, *, new_prompt: bool = False, dense_calls: int = 0) -> Cost:
+        """All calls together: dense, or thin on `sites` but for `dense_calls`; a new prompt is projected once."""
+        new = new_prompt and not dense_calls  # a dense call projects it anyway
+        each = (twin.schedule(name, calls - dense_calls, sites, new_prompt=new) for twin, name, calls in self.models)
+        densely = (twin.dense(name) * dense_calls for twin, name, _ in self.models)
+        return sum((*each, *densely), Cost())
 
 
 MAX_TWINS = 8
@@ -49,6 +52,9 @@ class Counter:
         if stages.vae is None:
             return {"unet": StageCost(((twin, "unet", calls),))}
         found = {"text": StageCost(tuple(texts)), "encoder": StageCost(((twin, "encoder", 1),))}
+        if request.task == "prompt" and not request.generated:
+            alone = replace(request, schedule=unguided(request.schedule))
+            found["inversion"] = StageCost(((self._twin(stages, alone), "unet", calls),))
         if stages.controlnet is not None:
             found["controlnet"] = StageCost(((twin, "controlnet", calls),))
         found["unet"] = StageCost(((twin, "unet", calls),))

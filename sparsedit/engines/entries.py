@@ -91,6 +91,7 @@ def measurements(counter: Counter, editor: SparseEditor, judge: Judge, settings:
         "way": result.way,
         "mask_source": result.plan.mask_source,
         "dense_steps": dense_steps(settings, done),
+        "dense_calls": result.dense_calls,
         "edit_ratio": result.plan.edit_ratio,
         "control": control(done),
         "size": [request.original.shape[3], request.original.shape[2]],
@@ -126,7 +127,11 @@ def stage_entries(counter: Counter, editor: SparseEditor, done: Done) -> dict[st
         if stage in ran:
             stages[stage]["sparse"] = _entry(result.clock, stage, ran[stage].cost(), ran[stage].calls)
         elif result.way in ("warm", "alongside"):
-            thin = counted.cost(sites, new_prompt=result.plan.prompt != request.prompt)
+            thin = counted.cost(
+                sites,
+                new_prompt=result.plan.prompt != request.prompt,
+                dense_calls=result.dense_calls if stage in DENOISING else 0,
+            )
             stages[stage]["sparse"] = _entry(result.clock, stage, thin, counted.calls)
         elif result.way == "cold" and stage in DENOISING:
             both = made.cost() + counted.cost(sites)
@@ -173,6 +178,8 @@ def fidelity(judge: Judge, done: Done) -> Entry:
     result, outside = done.result, ~done.result.mask
     whole = done.request.task == "inpaint" or result.way == "none"
     kept = done.request.original if whole else done.whole.picture
+    if done.request.task in ("pan", "rotate"):
+        kept = result.plan.picture
     scores: Entry = {"inside": None, "mask": None, "whole": None}
     if done.dense is not None:
         regions = {"inside": result.plan.changed.numpy(), "mask": result.mask.numpy()}

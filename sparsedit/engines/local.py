@@ -1,7 +1,7 @@
 """Run jobs in this process, one after the other: edits, their dense counterparts, scores, pictures, records.
 
-A record is appended when its pictures are on the disk. A job that fails for a reason the user can understand leaves
-records that say so, and the run goes on.
+A record is appended when its pictures are on the disk. A job that fails for a reason the user can understand, or for
+want of memory, leaves records that say so, and the run goes on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from sparsedit.editor import SparseEditor
 from sparsedit.engines.costs import Counter
 from sparsedit.engines.editors import Editors, request_of
 from sparsedit.engines.entries import Done, Head, head, measurements, nothing_measured
-from sparsedit.errors import InputError, SparseditError
+from sparsedit.engines.exhaustion import free, reason_of
+from sparsedit.errors import InputError
 from sparsedit.frame import Frame
 from sparsedit.images import load_image, save_image, to_image
 from sparsedit.jobs import Job
@@ -35,6 +36,9 @@ from sparsedit.results import Recorded, Result
 from sparsedit.runs import RunFolder
 from sparsedit.settings import FOLLOWING
 from sparsedit.stages import Stages
+from sparsedit.tasks.pan import pan
+from sparsedit.tasks.rotate import turn
+from sparsedit.tasks.words import capture_steps, check_words
 
 
 class Watch(Protocol):
@@ -53,8 +57,9 @@ class Watch(Protocol):
 def check_inputs(jobs: Sequence[Job]) -> None:
     """Open every picture and mask of the jobs and compare their sizes; raises InputError for the first misfit."""
     for job in jobs:
-        original = load_image(job.case.original)
+        original = open_original(job)
         for variant in job.variants:
+            _check_task(job, variant, original.size)
             edited = original if variant.edited is None else load_image(variant.edited)
             if edited.size != original.size:
                 raise InputError(
@@ -65,6 +70,18 @@ def check_inputs(jobs: Sequence[Job]) -> None:
                 load_mask(variant.mask, original.size)
 
 
+def _check_task(job: Job, variant: Variant, size: tuple[int, int]) -> None:
+    """Raise SettingsError for words or motions that change nothing, or leave nothing of the picture."""
+    match job.settings.task:
+        case "prompt":
+            check_words(job.prompt, variant.prompt)
+            capture_steps(job.settings.capture_steps, job.settings.last_dense, job.settings.calls)
+        case "pan":
+            pan(variant.by, size[::-1])
+        case "rotate":
+            turn(variant.angle, size[::-1])
+
+
 def check_sizes(jobs: Sequence[Job], stages: Stages) -> list[str]:
     """A sentence for every original that is padded for the model and cropped back, once for each.
 
@@ -72,12 +89,13 @@ def check_sizes(jobs: Sequence[Job], stages: Stages) -> list[str]:
     """
     said: dict[Path, str] = {}
     for job in jobs:
-        width, height = load_image(job.case.original).size
+        width, height = open_original(job).size
         frame = Frame((height, width), stages.scale)
         if frame.fits:
             continue
-        if job.settings.task in FOLLOWING:
+        if job.settings.task in FOLLOWING or job.case.original is None:
             stages.check_size(height, width)
+            continue
         padded = f"{frame.padded[1]}x{frame.padded[0]}"
         said[job.case.original] = f"{job.case.original.name} is {width}x{height}: padded to {padded} and cropped back"
     return list(said.values())
@@ -101,14 +119,18 @@ def run_jobs(
     was written."""
     runner = _Runner(pipe, model, folder, watch, suite, refiner)
     for job in jobs:
-        done = 0
+        done, reason = 0, None
         try:
             for record in runner.run(job):
                 done += 1
                 yield record
-        except SparseditError as error:
+        except Exception as error:
+            if (reason := reason_of(error)) is None:
+                raise
+        if reason is not None:
+            free(runner.editors)
             for variant in job.variants[done:]:
-                yield runner.write(runner.failed(job, variant, str(error)))
+                yield runner.write(runner.failed(job, variant, reason))
 
 
 def _steps(job: Job) -> int:
@@ -146,18 +168,22 @@ class _Runner:
 
     def run(self, job: Job) -> Iterator[Record]:
         editor = self.editors.of(job.settings)
-        original = load_image(job.case.original)
-        request = request_of(editor, job.settings, original, job.prompt, job.seed)
+        for stages in filter(None, (editor.stages, editor.refiner)):
+            stages.forget_texts()  # or prompts would cost nothing where an earlier job had the same
+        original = open_original(job)
+        given = original if job.case.original else None
+        request = request_of(editor, job.settings, given, job.prompt, job.seed)
         edits = [load_edit(variant, original) for variant in job.variants]
         for variant, edit, (whole, result) in zip(
             job.variants, edits, self._edited(editor, request, job, edits), strict=True
         ):
             dense = self._dense(editor, request, job, variant, edit) if job.settings.dense else None
-            self._save(job, variant, request, result, dense)
-            yield self.write(self._record(editor, job, variant, Done(request, whole, result, dense)))
+            done = Done(whole.request if request.generated else request, whole, result, dense)
+            self._save(job, variant, done.request, result, dense)
+            yield self.write(self._record(editor, job, variant, done))
 
     def write(self, record: Record) -> Record:
-        append_record(self.folder.records, record)
+        record = append_record(self.folder.records, record)
         self.watch.finished(record)
         return record
 
@@ -184,7 +210,7 @@ class _Runner:
         whole = editor.record_request(request, shelf=shelf)
         for variant, edit in zip(job.variants, edits, strict=True):
             self.watch.begin(f"{job.case.id}/{variant.id}: edit", calls)
-            result = editor.edit(edit.edited, mask=edit.mask, prompt=edit.prompt)
+            result = editor.apply(edit)
             yield editor.recorded or whole, result
 
     def _dense(self, editor: SparseEditor, request: Request, job: Job, variant: Variant, edit: Edit) -> Result:
@@ -218,7 +244,8 @@ class _Runner:
         return head(names, job.settings, self.pipe)
 
     def _quality(self, variant: Variant, request: Request, result: Result) -> Scores:
-        return self.judge.quality(to_image(request.original), result.image, result.plan.changed.numpy(), variant.prompt)
+        before = result.plan.picture if request.task in ("pan", "rotate") else request.original
+        return self.judge.quality(to_image(before), result.image, result.plan.changed.numpy(), variant.prompt)
 
 
 def heat(a: Tensor, b: Tensor) -> Image.Image:
@@ -231,4 +258,12 @@ def load_edit(variant: Variant, original: Image.Image) -> Edit:
     """The pictures of a variant, opened and compared with the size of its original."""
     edited = None if variant.edited is None else as_tensor(load_image(variant.edited))
     mask = None if variant.mask is None else load_mask(variant.mask, original.size)
-    return Edit(edited, mask, variant.prompt)
+    return Edit(edited, mask, variant.prompt, variant.by, variant.angle)
+
+
+def open_original(job: Job) -> Image.Image:
+    """A job's original, or a black picture of the size of one that is still to be made."""
+    if job.case.original is not None:
+        return load_image(job.case.original)
+    assert job.settings.picture_size is not None  # as the plan of the jobs has checked
+    return Image.new("RGB", job.settings.picture_size)

@@ -17,6 +17,7 @@ import transformers
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from sparsedit.errors import ModelError
+from sparsedit.files import file_fault
 
 INDEX = "model_index.json"
 
@@ -77,11 +78,13 @@ def read_index(*folders: Path) -> FolderIndex:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in the JSON file `path`; `ModelError` when it is missing or holds something else."""
+    if path.exists() and not path.is_file():
+        raise ModelError(f"{path} {file_fault(path)}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ModelError(f"{path.parent} is not a diffusers folder: it has no {path.name}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ModelError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} holds a JSON {type(content).__name__}, not an object")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sparsedit.engines.local import load_edit
+from sparsedit.errors import InputError
 from sparsedit.images import load_image, to_tensor
 from sparsedit.jobs import Job
 from sparsedit.plan import Edit
@@ -32,6 +33,8 @@ class Subject:
 def subjects_of(jobs: Sequence[Job]) -> Iterator[Subject]:
     """Every variant of the jobs, its pictures opened when its turn comes."""
     for job in jobs:
+        if job.case.original is None or job.settings.task not in ("sdedit", "inpaint"):
+            raise InputError(f"only tasks sdedit and inpaint are profiled, not {job.settings.task}")
         original = load_image(job.case.original)
         for variant in job.variants:
             edit = load_edit(variant, original)

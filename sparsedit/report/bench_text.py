@@ -14,13 +14,14 @@ from rich.text import Text
 
 from sparsedit import __version__
 from sparsedit.files import write_atomic
-from sparsedit.metrics.comparison import Comparison
+from sparsedit.metrics.comparison import ALL, Comparison
 from sparsedit.metrics.interval import Mean
 from sparsedit.published import PublishedRow
 from sparsedit.report.bench import Line, Tables
 from sparsedit.report.numbers import NONE, figure
-from sparsedit.report.table import cells, grid
+from sparsedit.report.table import WIDE, cells, grid
 from sparsedit.report.text import Cell, markdown_text, printable, to_csv, to_latex, to_markdown
+from sparsedit.suites.edit import DERIVED
 
 LABELS = {
     "inside_psnr": "PSNR in", "inside_ssim": "SSIM in", "inside_lpips": "LPIPS in", "whole_psnr": "PSNR all",
@@ -33,7 +34,7 @@ PUBLISHED = ("published by", "model", "case", "protocol", "on", "figures")
 DIFFERENCES = ("way", "edits", "value", "difference", "n")
 
 _TERMINAL = ("inside_psnr", "whole_psnr", "macs_ratio", "speedup", "first_speedup", "truth_psnr")
-"""What a terminal has room for."""
+"""What a terminal has room for, without intervals unless it is wide."""
 _EXPLAINED = (
     "in: the edited pixels, all: the whole picture, both against the dense edit; truth: what the edit should have "
     "made, inside its mask; bg: against the original outside the mask, protocol pnp-v1; n-th edit and 1st edit: times "
@@ -44,14 +45,17 @@ _EXPLAINED = (
 Rows = list[list[str]]
 
 
-def bench_view(shown: Tables, title: str) -> RenderableType:
-    """The tables for a terminal: the columns that matter most, all edits and then each type."""
+def bench_view(shown: Tables, title: str, width: int) -> RenderableType:
+    """The tables for a terminal of `width` columns: the values that matter most, of all edits and then each type."""
     columns = [column for column in shown.columns if column in _TERMINAL]
     parts: list[RenderableType] = [Text(printable(title), style="bold")]
-    table = grid((name, "left" if place < 3 else "right") for place, name in enumerate(_headings(columns)))
+    headings = ("way", "edits", "dense", *(LABELS[column] for column in columns))
+    table = grid((name, "right" if place else "left") for place, name in enumerate(headings))
     for group in shown.groups:
-        for row in _rows(shown, group, columns):
-            table.add_row(*cells(row))
+        table.add_row(*cells([_said(group)]), style="bold")
+        for line in shown.lines:
+            if line.group == group:
+                table.add_row(*cells(_short(line, columns, intervals=width >= WIDE)))
         table.add_section()
     parts += [table, Text()]
     for heading, headings, rows in _further(shown):
@@ -113,14 +117,15 @@ def interval(mean: Mean | None, of: int) -> str:
     """A mean with its interval, and how many values it has where that is not all: "42.1 (40.3–43.9), 12"."""
     if mean is None:
         return NONE
-    ends = "" if mean.low is None or mean.high is None else f" ({figure(mean.low)}–{figure(mean.high)})"
+    low, high = figure(mean.low), figure(mean.high)
+    ends = "" if low == high else f" ({low}–{high})"
     return f"{figure(mean.mean)}{ends}" + (f", {mean.count}" if mean.count < of else "")
 
 
 def _by_group(shown: Tables) -> Iterator[tuple[str, Sequence[str], Rows]]:
     for group in shown.groups:
         rows = [row[1:] for row in _rows(shown, group, shown.columns)]
-        yield ("all edits" if group == "all" else group), _headings(shown.columns)[1:], rows
+        yield _said(group), _headings(shown.columns)[1:], rows
 
 
 def _further(shown: Tables) -> Iterator[tuple[str, Sequence[str], Rows]]:
@@ -129,6 +134,18 @@ def _further(shown: Tables) -> Iterator[tuple[str, Sequence[str], Rows]]:
         yield "run less baseline, same edits", DIFFERENCES, rows
     if shown.published:
         yield "published, by others and elsewhere", PUBLISHED, [_published_row(row) for row in shown.published]
+
+
+def _said(group: str) -> str:
+    return "all edits" if group == ALL else group
+
+
+def _short(line: Line, columns: Sequence[str], *, intervals: bool) -> list[str]:
+    track = "" if line.track == DERIVED else f" ({line.track.removeprefix('mask-')})"
+    counts = str(line.count) + (f" of {line.count + line.failed}" if line.failed else "")
+    known = (line.means[column] for column in columns)
+    values = [interval(mean, line.count) if intervals else figure(mean and mean.mean) for mean in known]
+    return [line.name + track, counts, str(line.dense), *values]
 
 
 def _headings(columns: Sequence[str]) -> list[str]:

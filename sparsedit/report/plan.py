@@ -22,17 +22,20 @@ HEADINGS = ("case/variant", "edit type", "task", "way", "size", "edited", "steps
 
 def plan_entries(jobs: Sequence[Job]) -> list[dict[str, Cell]]:
     """One entry per edit, with the pictures' sizes and edited shares. Raises InputError for a picture that misfits."""
+    from sparsedit.engines.local import open_original
     from sparsedit.images import load_image, to_tensor
     from sparsedit.masks import difference, edit_ratio, load_mask
 
     entries: list[dict[str, Cell]] = []
     for job in jobs:
-        original = load_image(job.case.original)
+        original = open_original(job)
         for variant in job.variants:
             if variant.mask is not None:
                 changed = load_mask(variant.mask, original.size)
+            elif variant.edited is None:
+                entries.append(_entry(job, variant, original.size, None))  # known once it has been found
+                continue
             else:
-                assert variant.edited is not None  # a variant has one of the two, as the manifest checked
                 threshold = job.settings.mask_policy().threshold
                 changed = difference(to_tensor(original), to_tensor(load_image(variant.edited)), threshold)
             entries.append(_entry(job, variant, original.size, edit_ratio(changed)))
@@ -56,7 +59,7 @@ def plan_rows(entries: Sequence[dict[str, Cell]]) -> list[list[str]]:
             f"{entry['task']}",
             f"{entry['way']}" + (f", {entry['dense_steps']} dense" if entry["dense_steps"] else ""),
             f"{entry['width']}x{entry['height']}",
-            percent(float(entry["edit_ratio"] or 0)),
+            "?" if entry["edit_ratio"] is None else percent(float(entry["edit_ratio"])),
             f"{entry['steps_run']} of {entry['steps']} at {entry['strength']}",
         ]
         for entry in entries
@@ -68,7 +71,7 @@ def schedule(settings: Settings) -> str:
     return f"{settings.calls} of {settings.steps} steps at strength {settings.strength:g}"
 
 
-def _entry(job: Job, variant: Variant, size: tuple[int, int], ratio: float) -> dict[str, Cell]:
+def _entry(job: Job, variant: Variant, size: tuple[int, int], ratio: float | None) -> dict[str, Cell]:
     settings = job.settings
     dense = plan_dense_steps(settings)
     return {

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sparsedit.sparse.cache import Memory, Remembered, Step, TextMemory
-from sparsedit.sparse.sites import Size
+from sparsedit.sparse.sites import Indices, Size
 
 _WHOLE = 1e-6
 """By how much of a site a position may miss it and still be it."""
@@ -54,7 +54,9 @@ class Motion:
     def left_empty(self, size: Size) -> Tensor:
         """Where a map of that size shows what was not on the canvas: bool [H, W]."""
         y, x = self.positions(size)
-        outside = (y < -0.5 - _WHOLE) | (y > size[0] - 0.5 + _WHOLE) | (x < -0.5 - _WHOLE) | (x > size[1] - 0.5 + _WHOLE)
+        outside = (
+            (y < -0.5 - _WHOLE) | (y > size[0] - 0.5 + _WHOLE) | (x < -0.5 - _WHOLE) | (x > size[1] - 0.5 + _WHOLE)
+        )
         return torch.from_numpy(outside)
 
     def exact(self, size: Size) -> bool:
@@ -164,4 +166,5 @@ class MovedMemory(Memory):
 
 def _flat(y: np.ndarray, x: np.ndarray, size: Size) -> np.ndarray:
     """Flat positions on a map, those beyond it at its border."""
-    return (y.clip(0, size[0] - 1) * size[1] + x.clip(0, size[1] - 1)).astype(np.int64)
+    flat: Indices = (y.clip(0, size[0] - 1) * size[1] + x.clip(0, size[1] - 1)).astype(np.int64)
+    return flat

@@ -30,6 +30,8 @@ def manifest_suite(
         "cache" in layer for case, variant in pairs for layer in (manifest.defaults, case.settings, variant.settings)
     ):
         raise ManifestError(f"{path}: a bench records every original anew; leave out cache")
+    if any(case.original is None for case in manifest.cases):
+        raise ManifestError(f"{path}: a bench edits pictures; give every case its original")
     files = {file for case, variant in pairs for file in (case.original, variant.edited, variant.mask) if file}
     data_print = {"manifest": manifest.sha256, "pictures": digest(sorted(files))}
     edits = tuple(_edit(case, variant) for case, variant in pairs)
@@ -37,6 +39,7 @@ def manifest_suite(
 
 
 def _edit(case: Case, variant: Variant) -> SuiteEdit:
+    assert case.original is not None  # as the suite has checked
     return SuiteEdit(
         case=case.id,
         variant=variant.id,

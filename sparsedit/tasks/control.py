@@ -19,14 +19,15 @@ from sparsedit.ways import Way
 def from_control(
     stages: Stages,
     way: Way,
-    size: tuple[int, int],
+    pictures: Tensor,
     prompts: Sequence[str],
     negative: str,
     schedule: Schedule,
     seed: int,
     on_step: OnStep,
-    control: Control,
+    control: Control | None,
 ) -> tuple[Tensor, Tensor]:
-    """The maps of `control` and a prompt for each -> pictures of `size` (height, width) and their latents."""
+    """Pictures [P, 3, H, W], of which only the size counts, maps and prompts -> the results and their latents."""
+    size = (pictures.shape[2], pictures.shape[3])
     latents, noise = first_noise(stages, len(prompts), size, schedule, seed)
     return generate(stages, way, latents, prompts, negative, schedule, noise, on_step, control)

@@ -6,6 +6,7 @@ Of every picture in the batch the whole schedule runs; what of it is computed is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -44,5 +45,5 @@ def first_noise(
     from afterwards; all pictures have the same, as stock text-to-image draws it."""
     noise = generators(count, seed)
     shape = (count, stages.vae.config.latent_channels, *stages.latent_size(*size))
-    like = torch.empty(shape, device=stages.device, dtype=stages.unet.dtype)
+    like = torch.empty(shape, device=stages.device, dtype=cast(torch.dtype, stages.unet.dtype))
     return draw(like, noise) * stages.noise_scale(schedule), noise

@@ -17,34 +17,15 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from torch import Tensor, nn
 
-from sparsedit.errors import SettingsError
 from sparsedit.measure.clock import Clock
 from sparsedit.plan import Plan
 from sparsedit.sparse import ActivationCache, PackedWeights, SitePyramid, sparse
 from sparsedit.sparse.cache import LaterSteps
+from sparsedit.tasks.word_maps import WordMaps
 from sparsedit.trajectory import Trajectory
 from sparsedit.ways import Way
 
-SHARE = 0.2
-"""Of the steps, how many are dense where nothing is said (k = 10 of 50 in the paper)."""
 OPENING = (2, 2)
-
-
-def capture_steps(asked: int | None, last_dense: int, calls: int) -> int:
-    """How many of `calls` steps find the mask. Raises SettingsError where none is left to be thin."""
-    steps = max(1, round(SHARE * calls)) if asked is None else asked
-    if steps + last_dense >= calls:
-        raise SettingsError(
-            f"{steps} steps to find the mask and {last_dense} dense ones at the end leave none of {calls} to be thin; "
-            "use more steps, or fewer of these"
-        )
-    return steps
-
-
-def check_words(prompt: str, edit_prompt: str) -> None:
-    """Raise SettingsError for an edit that says nothing new."""
-    if prompt.split() == edit_prompt.split():
-        raise SettingsError(f"the edit's prompt says the same as the original's ({prompt!r}): change some of its words")
 
 
 def mask_of(maps: Sequence[Tensor]) -> Tensor:
@@ -112,7 +93,8 @@ class Guide:
     """Leads an edit's run from step to step: finds its mask, makes it thin, keeps its surroundings, lets it go.
 
     `planned` turns a mask of latent cells into a plan, or None where the edit had better stay dense. A plan that is
-    known from the start makes the run thin from the start.
+    known from the start makes the run thin from the start. With `words` attention to them makes the mask, else how far
+    the latents come from the original's.
     """
 
     def __init__(
@@ -123,8 +105,10 @@ class Guide:
         last_dense: int,
         planned: Callable[[Tensor], Plan | None],
         plan: Plan | None = None,
+        words: WordMaps | None = None,
     ) -> None:
         self.way = way
+        self.words = words
         self.trajectory = trajectory
         self.capturing = 0 if plan else steps
         self.end = len(trajectory.latents) - 1 - last_dense
@@ -140,9 +124,12 @@ class Guide:
         done = step + 1
         latents = self.trajectory.correct(step, latents)
         if done <= self.capturing:
-            self.maps.append(distance(latents, self.trajectory.latents[done]))
+            apart = self.words.take() if self.words else distance(latents, self.trajectory.latents[done])
+            self.maps.append(apart)
             if done < self.capturing:
                 return latents
+            if self.words:
+                self.words.stop()
             self.mask = mask_of(self.maps)
             self.plan = self.planned(self.mask)
             if self.plan is not None:

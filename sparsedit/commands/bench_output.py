@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from sparsedit.commands.output import print_json, print_text, print_view
 from sparsedit.commands.report import Format
 from sparsedit.records import SCHEMA, Record
@@ -26,7 +28,7 @@ def show_bench(
     document = {"schema": SCHEMA, "run": str(run), "done": summary.done, "failed": failed} | shown.document()
     match form:
         case Format.TABLE:
-            print_view(bench_view(shown, title))
+            print_view(bench_view(shown, title, Console().width))
         case Format.CSV:
             print_text(bench_csv(shown))
         case Format.MD:

@@ -1,0 +1,56 @@
+"""A process that is told to stop, by Ctrl-C or a scheduler's SIGTERM, cleans up; told twice, it stops at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# The real entry with one more command, which takes its time, and then some more to clean up.
+CHILD = """
+import sys, time
+from sparsedit import cli
+
+seconds_to_clean_up = float(sys.argv[1])
+
+def wait() -> None:
+    try:
+        print("ready", flush=True)
+        time.sleep(600)
+    finally:
+        print("cleaning up", flush=True)
+        time.sleep(seconds_to_clean_up)
+        print("cleaned up", flush=True)
+
+cli.app.command()(wait)
+sys.argv = ["sparsedit", "wait"]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("signals", "cleaned"),
+    [([signal.SIGINT], True), ([signal.SIGTERM], True), ([signal.SIGINT, signal.SIGINT], False)],
+    ids=["interrupted", "terminated", "interrupted twice"],
+)
+def test_a_process_that_is_told_to_stop(signals: list[signal.Signals], cleaned: bool) -> None:
+    command = [sys.executable, "-c", CHILD, "0" if cleaned else "600"]
+    process = subprocess.Popen(
+        command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    said = []
+    for number in signals:
+        said.append(process.stdout.readline())
+        process.send_signal(number)
+    rest, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said[0] == "ready\n"
+    assert ("cleaned up" in rest) == cleaned
+    assert "Traceback" not in errors
