@@ -11,7 +11,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-full lint format bench-unet bench-profile bench-coarse bench-gpu bench-soak wheel-check train-demo clean
+.PHONY: help env demo test test-full lint format bench-smoke bench-demo bench-pie bench-unet bench-profile bench-flat bench-guard bench-coarse bench-gpu bench-soak wheel-check train-demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,18 @@ test: lint ## lint, types and the fast tests
 test-full: lint ## the same with the slow tests
 	$(BIN)/pytest -m "slow or not slow"
 
+bench-smoke: $(STAMP) ## 20 edits of the demo suite; fails below the fidelity or multiply-adds of benchmarks/limits.yaml
+	$(BIN)/sparsedit bench --suite demo --limit 20 --grid benchmarks/smoke.yaml --limits benchmarks/limits.yaml \
+		--no-pictures --overwrite -o runs/bench-smoke
+
+bench-demo: $(STAMP) ## 200 edits of the demo suite in every way; the same command goes on where it stopped
+	$(BIN)/sparsedit bench --suite demo --limit 200 --grid benchmarks/demo.yaml --no-pictures -o runs/bench-demo
+
+bench-pie: $(STAMP) ## PIE-Bench, mask given: make bench-pie DATA=folder with mapping_file.json (MODEL=..., ARGUMENTS=...)
+	@test -n "$(DATA)" || { echo "Name PIE-Bench's folder: make bench-pie DATA=..." >&2; exit 1; }
+	$(BIN)/sparsedit bench --suite pie --data $(DATA) --track mask-given $(if $(MODEL),-m $(MODEL)) -o runs/bench-pie \
+		$(ARGUMENTS)
+
 bench-unet: $(STAMP) ## the full-size SDXL UNet, dense against thin: make bench-unet DATA=folder of the published cases
 	@test -n "$(DATA)" || { echo "Name the folder of the published pictures: make bench-unet DATA=..." >&2; exit 1; }
 	$(BIN)/python benchmarks/unet_call.py --data $(DATA) --output benchmarks/results/$(MACHINE)/unet-call.json
@@ -53,13 +65,19 @@ bench-profile: $(STAMP) ## time and multiply-adds against the size of the edit, 
 		$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev,plot]'
 	$(BIN)/python -m benchmarks.edit_sizes $(ARGUMENTS) >/dev/null
 
+bench-flat: $(STAMP) ## what should stay flat: time against variants, size of the picture, number of steps
+	$(BIN)/python -m benchmarks.flat $(ARGUMENTS)
+
+bench-guard: $(STAMP) ## are thin calls as much faster as committed? ratios alone, exit code 3 where not
+	$(BIN)/python -m benchmarks.guard $(ARGUMENTS)
+
 bench-gpu: $(STAMP) ## dense, compiled, thin and CUDA graphs on this machine's GPU, in 8 minutes (DATA=... as above)
 	$(BIN)/python benchmarks/gpu.py $(if $(DATA),--data $(DATA))
 
 bench-coarse: $(STAMP) ## fidelity of cold edits and short recordings on the demo suite, and the table behind --fidelity
 	$(BIN)/python -m benchmarks.coarse $(ARGUMENTS)
 
-bench-soak: $(STAMP) ## 2,000 small edits in one process: memory, file handles and threads stay as they are (half an hour)
+bench-soak: $(STAMP) ## 2,000 small edits in one process: memory, file handles and threads stay as they are (long)
 	$(BIN)/python -m benchmarks.soak $(ARGUMENTS)
 
 wheel-check: $(STAMP) ## build wheel and sdist, install the wheel in an empty environment without a compiler, and run it

@@ -1,7 +1,8 @@
 """What it costs in fidelity that activations move with their canvas: python -m benchmarks.moving [STEPS]
 
 Pans and turns of the demo manifest's pictures against the dense edits, whose activations are computed where they are;
-rows of sites that come to lie between others interpolated (as the engine does) or taken from the nearest site.
+rows of sites that come to lie between others interpolated (as the engine does for turns) or taken from the nearest
+site (as it does for pans).
 Prints a table of PSNR inside the area that was made. No times.
 """
 
@@ -18,6 +19,7 @@ from sparsedit.metrics.quality import Judge
 from sparsedit.models.loading import load_pipeline
 from sparsedit.moving import MovingEditor
 from sparsedit.plan import Edit
+from sparsedit.results import Result
 from sparsedit.sparse import Motion
 
 PICTURES = Path(__file__).parents[1] / "manifests" / "demo"
@@ -47,7 +49,6 @@ def rows(
     editor: MovingEditor, judge: Judge, name: str, prompt: str, steps: int
 ) -> Iterator[tuple[str, tuple[float, float]]]:
     """Every edit of one picture, with its PSNR in dB for both kinds of rows."""
-    find = Motion._find
     photo = load_image(PICTURES / f"{name}.png")
     settings: dict[str, Any] = {"prompt": prompt, "steps": steps, "strength": 1.0, "guidance": 3.0}
     requests = {task: editor.request(photo, task=task, **settings) for task in ("pan", "rotate")}
@@ -57,12 +58,21 @@ def rows(
         assert editor.recorded is not None
         editor.recorded.request = request
         dense = editor.dense(request, edit)
-        thin = editor.apply(edit)
-        with patch.object(Motion, "_find", lambda self, size, nearest: find(self, size, True)):
-            nearest = editor.apply(edit)
-        region = {"inside": thin.plan.changed.numpy()}
-        scores = (judge.fidelity(each.image, dense.image, region)["inside"]["psnr"] for each in (thin, nearest))
-        yield label, (next(scores), next(scores))
+        thin = [apply_with(editor, edit, nearest=nearest) for nearest in (False, True)]
+        region = {"inside": dense.plan.changed.numpy()}
+        between, nearest = (judge.fidelity(each.image, dense.image, region)["inside"]["psnr"] for each in thin)
+        yield label, (between, nearest)
+
+
+def apply_with(editor: MovingEditor, edit: Edit, *, nearest: bool) -> Result:
+    """The edit with every remembered row from the nearest site, or none."""
+    stock = Motion.__init__
+
+    def init(motion: Motion, *args: Any, **options: Any) -> None:
+        stock(motion, *args, **options | {"nearest": nearest})
+
+    with patch.object(Motion, "__init__", init):
+        return editor.apply(edit)
 
 
 if __name__ == "__main__":

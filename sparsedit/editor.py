@@ -283,7 +283,7 @@ class SparseEditor:
     def _result(
         self, plan: Plan, base: Tensor, generated: Tensor, latents: Tensor, way: str, reason: str | None, clock: Clock
     ) -> Result:
-        width = self.policy.blend_width(drawn=plan.mask_source == "user")
+        width = self.policy.blend_width(drawn=plan.mask_source in ("user", "motion"))
         picture = composite(base, generated, plan.blend, width)
         reason = "; ".join(filter(None, (reason, plan.hint))) or None
         return Result(picture, generated, latents, plan.blend, way, reason, plan, clock)

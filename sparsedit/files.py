@@ -13,6 +13,9 @@ from pathlib import Path
 
 from sparsedit.errors import InputError
 
+LEFTOVERS = f".{'[0-9a-f]' * 16}.tmp"
+"""What a killed process leaves of a file it was writing, as a pattern of names."""
+
 
 def file_fault(path: Path) -> str:
     """Why `path` cannot be read as a file with something in it, as the end of a sentence; "" when it can."""

@@ -26,6 +26,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 MAX_PIXELS = 64_000_000
 VARIABLE = "SPARSEDIT_MAX_PIXELS"
 """Names the environment variable that sets another limit."""
+PILLOWS_LIMIT = 178_956_970
+"""From more pixels on Pillow refuses a picture itself."""
 
 _PLAIN = ("1", "L", "P", "RGB", "CMYK", "YCbCr")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
@@ -64,8 +66,8 @@ def open_image(path: Path, *, max_pixels: int | None = None) -> Image.Image:
 def pixel_limit(variables: Mapping[str, str] = os.environ) -> int:
     """The most pixels that a picture may have. Raises InputError for a variable that says no number."""
     said = variables.get(VARIABLE) or str(MAX_PIXELS)
-    if not said.isdecimal() or not int(said):
-        raise InputError(f"{VARIABLE} must be a number of pixels, such as {MAX_PIXELS}, not {said!r}")
+    if not said.isdecimal() or not 0 < int(said) <= PILLOWS_LIMIT:
+        raise InputError(f"{VARIABLE} must be a number of pixels from 1 to {PILLOWS_LIMIT}, not {said!r}")
     return int(said)
 
 

@@ -6,6 +6,7 @@ What the approximation loses is made up for by `Trajectory.hold`: the original's
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from functools import wraps
 from typing import Any
@@ -64,7 +65,8 @@ def invert(stages: Stages, latents: Tensor, prompt: str, schedule: Schedule, on_
 
 def _inverse(forward: Any, calls: int) -> Any:
     """The stock inverse of a DDIM scheduler, up to the noise that the last `calls` steps of a schedule begin at."""
-    inverse: Any = DDIMInverseScheduler.from_config(forward.config)
+    known = inspect.signature(DDIMInverseScheduler.__init__).parameters
+    inverse: Any = DDIMInverseScheduler(**{name: forward.config[name] for name in known if name in forward.config})
     stock = inverse.set_timesteps
 
     @wraps(stock)

@@ -152,27 +152,29 @@ def plan_edit(request: Request, edit: Edit, policy: MaskPolicy) -> Plan:
         mask_source="difference" if edit.mask is None else "user",
         control=control,
         control_changed=control_changed,
-        hint=_hint(original, picture, policy.threshold) if edit.mask is None else _hint_of_drawn(edit.mask),
+        hint=_hint(request, edit, picture, policy.threshold),
     )
 
 
-def _hint(original: Tensor, picture: Tensor, threshold: float) -> str | None:
-    """What to do about a difference that is nearly all noise, as compressing a picture anew leaves it everywhere."""
-    ratio = edit_ratio(difference(original, picture, threshold))
+def _hint(request: Request, edit: Edit, picture: Tensor, threshold: float) -> str | None:
+    """What to do about a drawn mask that may be inverted, or a difference that is nearly all a compression's noise."""
+    if request.task == "prompt":  # its masks may be found, and be large for good reasons
+        return None
+    if edit.mask is not None:
+        covered = edit_ratio(edit.mask)
+        said = f"the mask covers {covered:.0%}; white is what is edited, so turn it round if that is what should stay"
+        return said if covered > 1 - SUSPICIOUS else None
+    ratio = edit_ratio(difference(request.original, picture, threshold))
+    if ratio <= SUSPICIOUS:
+        return None
     for higher in (threshold * factor for factor in (2, 4, 8)):
-        left = edit_ratio(difference(original, picture, higher))
-        if ratio > SUSPICIOUS and left < ratio / 4:
+        left = edit_ratio(difference(request.original, picture, higher))
+        if left < ratio / 4:
             return (
                 f"{ratio:.0%} of the pixels differ, most of them so little that it may be a compression's noise: "
                 f"--threshold {higher:.3g} leaves {left:.1%}"
             )
     return None
-
-
-def _hint_of_drawn(mask: Tensor) -> str | None:
-    if (ratio := edit_ratio(mask)) <= 1 - SUSPICIOUS:
-        return None
-    return f"the mask covers {ratio:.0%}; white is what is edited, so turn it round if that is what should stay"
 
 
 def _control(request: Request, picture: Tensor, changed: Tensor) -> tuple[Tensor | None, Tensor | None]:

@@ -19,7 +19,7 @@ import yaml
 from sparsedit.cache.lock import locked
 from sparsedit.discretion import discreet
 from sparsedit.errors import CacheError, InputError
-from sparsedit.files import write_atomic
+from sparsedit.files import LEFTOVERS, write_atomic
 
 _RECORDS = "records.jsonl"
 _PARTS = ("config.yaml", "environment.json", _RECORDS, "report.html", "images")
@@ -41,8 +41,8 @@ class RunFolder:
         folder = cls(path)
         folder.check_free(overwrite=overwrite)
         try:
-            for part in _PARTS:
-                shutil.rmtree(path / part) if (path / part).is_dir() else (path / part).unlink(missing_ok=True)
+            for part in (*(path / name for name in _PARTS), *path.glob(LEFTOVERS)):
+                shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
             path.mkdir(parents=True, exist_ok=True)
             folder.records.touch()
         except OSError as error:

@@ -104,8 +104,9 @@ class Settings(BaseModel):
     ones; `fidelity` asks for a PSNR in dB against the dense edit instead, as does `coarse: auto`. Where no way is said,
     `coarse` means `way: cold` and `record_steps` `way: warm`.
     Task prompt: `size` is that of an original made from noise, `capture_steps` how many steps of an edit run densely
-    and find its mask, `mask_from` in what, `last_dense` how many at its end are dense again. Task control: `control_from` says whether the
-    pictures are photos, whose edges are shown to the ControlNet, or what it is shown themselves.
+    and find its mask, `mask_from` in what, `last_dense` how many at its end are dense again. Task control:
+    `control_from` says whether the pictures are photos, whose edges are shown to the ControlNet, or what it is shown
+    themselves.
     `cache` is a folder for recordings, `cache_budget` the most they may take in memory, `cache_precision` and
     `cache_rows` what is kept of them; each of the four means `way: warm` where no way is said.
     """

@@ -101,7 +101,9 @@ def files(folder: Path) -> dict[Path, int]:
 # Help
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["edit", "--help"], ["models", "list", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["edit", "--help"], ["bench", "--help"], ["models", "list", "--help"], ["--version"]]
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys; from sparsedit.cli import run; code = run(sys.argv[1:]);"
@@ -140,7 +142,7 @@ BAD = {
     "no input": (["edit"], r"Missing argument 'INPUT'"),
     "not a number": ([*EDIT, "--steps", "many"], r"'--steps'.*integer"),
     "no such format": ([*EDIT, "--output-format", "xml"], r"'xml' is not one of 'table', 'json', 'csv', 'md'"),
-    "no such task": ([*EDIT, "--task", "rotate"], r"task: must be 'sdedit' or 'inpaint', not 'rotate'"),
+    "no such task": ([*EDIT, "--task", "outpaint"], r"task: must be 'sdedit', 'inpaint', .* or 'pan', not 'outpaint'"),
     "no such way": ([*EDIT, "--way", "hot"], r"way: must be 'alongside', 'warm' or 'cold', not 'hot'"),
     "no such device": ([*EDIT, "--device", "tpu"], r"device: must be 'auto', 'cpu', .*not 'tpu'"),
     "out of range": ([*EDIT, "--strength", "1.5"], r"strength: must be at most 1, not 1.5"),

@@ -28,7 +28,11 @@ STOCK = {"sdxl": StableDiffusionXLControlNetPipeline, "sd15": StableDiffusionCon
 
 @pytest.fixture(scope="module")
 def pipes() -> dict[str, Any]:
-    return {"sdxl": controlled(tiny_sdxl()), "sd15": controlled(tiny_sd15()), "one-step": controlled(tiny_sd15(scheduler=DEIS, tiny_vae=True))}
+    return {
+        "sdxl": controlled(tiny_sdxl()),
+        "sd15": controlled(tiny_sd15()),
+        "one-step": controlled(tiny_sd15(scheduler=DEIS, tiny_vae=True)),
+    }
 
 
 def photo(*boxes: tuple[int, int, int, int]) -> Image.Image:

@@ -339,6 +339,14 @@ def test_a_link_that_leads_outside(folder: Path) -> None:
     assert read(folder, text, allow_outside=True).cases[0].original == folder.parent / "outside.png"
 
 
+def test_a_folder_whose_name_only_begins_alike_is_outside(folder: Path) -> None:
+    sibling = folder.with_name(f"{folder.name}-private")
+    sibling.mkdir()
+    (sibling / "a.png").write_bytes(b"a picture")
+    fault = refusal(folder, edit("images/meadow.png", f"../{sibling.name}/a.png"))
+    assert "lies outside" in fault
+
+
 def test_a_link_inside_is_followed(folder: Path) -> None:
     (folder / "link.png").symlink_to("images/meadow.png")
     original = read(folder, edit("images/meadow.png", "link.png")).cases[0].original

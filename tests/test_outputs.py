@@ -186,6 +186,7 @@ def test_a_run_killed_at_any_write_leaves_whole_files_and_as_many_records_as_it_
         counts.add(len(read_records(path / "records.jsonl")))
         assert not (path / "report.html").exists()
         assert read_records(RunFolder.create(path, overwrite=True).records) == []  # it serves the next run
+        assert [each.name for each in path.iterdir()] == ["records.jsonl"]
     assert counts == {0, 1, 2}
 
 

@@ -70,6 +70,7 @@ def test_a_wheel_of_the_sdist_is_the_wheel_of_the_checkout(wheel: Path, tmp_path
     archive = build("sdist", ROOT, tmp_path / "sdist")
     with tarfile.open(archive) as sources:
         assert all(member.isfile() or member.isdir() for member in sources.getmembers())
+        assert not [name for name in sources.getnames() if "/training/work/" in name or "/runs/" in name]
         sources.extractall(tmp_path, filter="data")
     again = build("wheel", tmp_path / archive.name.removesuffix(".tar.gz"), tmp_path / "again")
     assert sorted(zipfile.ZipFile(again).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())

@@ -6,7 +6,6 @@ The one place that writes to a bench's folder, whatever runs the tasks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from sparsedit.bench.plan import Task
@@ -54,19 +53,19 @@ def drive(tasks: Iterable[Task], worker: Runs, folder: RunFolder, watch: Watch, 
 
 
 def _save(folder: RunFolder, outcome: Outcome) -> None:
-    shared, _, own = str(outcome.record["images"]).rpartition("/")
-    place = folder.path / "images" / shared
-    _write(outcome.pictures, place / own)
-    _write(outcome.shared, place, again=False)
+    own = str(outcome.record["images"])
+    shared, _, _ = own.rpartition("/")
+    _write(outcome.pictures, folder, own)
+    _write(outcome.shared, folder, shared, again=False)
 
 
-def _write(pictures: Mapping[str, Image.Image], place: Path, *, again: bool = True) -> None:
+def _write(pictures: Mapping[str, Image.Image], folder: RunFolder, where: str, *, again: bool = True) -> None:
+    """Write pictures below the run's images, made anew or where they are not there; no folder for none."""
     # Not at the top: it imports torch, which a driver of other processes does without.
     from sparsedit.images import save_image
 
-    if pictures:
-        place.mkdir(parents=True, exist_ok=True)
+    case, _, rest = where.partition("/")
     for name, picture in pictures.items():
-        path = place / f"{name}.png"
+        path = folder.images(case, rest) / f"{name}.png"
         if again or not path.exists():
             save_image(picture, path)

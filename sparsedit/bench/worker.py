@@ -70,14 +70,10 @@ class Worker:
 
         Raises a SparseditError where the model cannot be loaded.
         """
-        return self.models(task).run(task)
-
-    def models(self, task: Task) -> _Models:
-        """The models of a task, loaded if they are not."""
         if self._models is None or self._loaded != task.cell.loading:
             self._models = None  # the old ones go before the new ones come
             self._models, self._loaded = _Models(task), task.cell.loading
-        return self._models
+        return self._models.run(task)
 
 
 class _Models:
@@ -89,14 +85,6 @@ class _Models:
         self.editors = Editors(pipe, refiner, lambda done, total: None)
         self.counter = Counter()
         self.judge = Judge(self.pipe._execution_device)
-
-    def facts(self) -> dict[str, Any]:
-        """What a run's description says of them."""
-        return {
-            "revision": model_revision(self.pipe),
-            "device": str(self.pipe._execution_device),
-            "dtype": str(self.pipe.dtype).removeprefix("torch."),
-        }
 
     def run(self, task: Task) -> Iterator[Outcome]:
         reason = None
@@ -200,7 +188,12 @@ class _Models:
         names = Head(task.record_id(way), edit.case, edit.variant, task.suite, edit.edit_type, task.cell.model, prompts)
         bench = {"cell": task.cell.name, "configuration": task.cell.configuration, "way": way, "track": task.track}
         images = f"{edit.case}/{edit.variant}/{task.cell.configuration[:8]}/{way}"
-        return head(names, settings, self.pipe) | {"way": way, "bench": bench, "images": images}
+        return head(names, settings, self.pipe) | {
+            "way": way,
+            "model_revision": model_revision(self.pipe),
+            "bench": bench,
+            "images": images,
+        }
 
     def _failed(self, task: Task, way: str, reason: str) -> Outcome:
         return Outcome(self._head(task, way) | nothing_measured(reason))

@@ -71,11 +71,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
 def open_tensors(path: Path) -> TensorFile:
     """Map a file. Raises DamagedError when it is not there, is cut short, or is no such file."""
     try:
-        with safe_open(path, framework="pt") as stream:
-            header = stream.metadata() or {}
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a mapping
-        return TensorFile(path, tensors, json.loads(header["about"]), header["sha256"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        while True:
+            before = path.stat()
+            with safe_open(path, framework="pt") as stream:
+                header = stream.metadata() or {}
+                tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a mapping
+            # safetensors opens the name twice, for header and tensors, and a writer may replace it in between.
+            if os.path.samestat(before, path.stat()):
+                return TensorFile(path, tensors, json.loads(header["about"]), header["sha256"])
+    except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise DamagedError(f"{path} is missing or damaged ({error})") from error
 
 

@@ -233,8 +233,8 @@ def _run(work: BenchWork, console: Console, asked: Mapping[str, Any]) -> None:
             with terminable(), progress:
                 drive(missing, Worker(), ledger.folder, progress, pictures=asked["pictures"])
         except KeyboardInterrupt:
-            done = f"{len(ledger.records) + progress.done_edits} edits"
-            console.print(f"interrupted: {done} are kept; the same command goes on", soft_wrap=True)
+            done = len(ledger.records) + progress.done_edits
+            console.print(f"interrupted; edits that are kept: {done}. The same command goes on.", soft_wrap=True)
             raise
 
 

@@ -93,8 +93,8 @@ Task = Annotated[
     str | None,
     typer.Option(
         "--task",
-        metavar="NAME",
-        help="The kind of edit: sdedit, inpaint, prompt, control, rotate or pan.",
+        metavar="sdedit|inpaint|prompt|control|rotate|pan",
+        help="The kind of edit.",
         rich_help_panel=_HOW,
     ),
 ]

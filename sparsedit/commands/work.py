@@ -74,7 +74,7 @@ def plan_work(source: Path | None, options: Mapping[str, Any]) -> Work:
     Raises a SparseditError for whatever of it cannot be done.
     """
     config = read_config(options["config"])
-    manifest = _manifest(source, options)
+    manifest = _manifest(source, options, config)
     model = options["model"] or config.pop("model", None) or manifest.model or DEFAULT_MODEL
     check_model(model)
     flags = said_settings(options)
@@ -91,7 +91,8 @@ def plan_settings(options: Mapping[str, Any]) -> tuple[str, Settings]:
     config = read_config(options["config"])
     model = options["model"] or config.pop("model", None) or DEFAULT_MODEL
     check_model(model)
-    settings = resolve(preset_defaults(model), config, said_settings(options))
+    flags = said_settings(options) | {"size": None}  # where it is said, of a picture that nobody generates
+    settings = resolve(preset_defaults(model), config, flags)
     if settings.steps is None or settings.strength is None or settings.guidance is None:
         raise SettingsError(f"{model} has no preset, so --steps, --strength and --guidance must be given")
     _check_steps(settings)
@@ -116,7 +117,7 @@ def said_settings(options: Mapping[str, Any]) -> dict[str, Any]:
 def refuse(options: Mapping[str, Any], names: Iterable[str], because: str) -> None:
     """Raise InputError for the first of these options that was given."""
     for name in names:
-        if options[name]:
+        if options.get(name):
             raise InputError(f"--{name.replace('_', '-')} cannot be given here: {because}")
 
 
@@ -127,13 +128,13 @@ def read_config(path: Path | None) -> dict[str, Any]:
     return read_document(path, SettingsError).validate(_ConfigFile).model_dump(exclude_unset=True)
 
 
-def _manifest(source: Path | None, options: Mapping[str, Any]) -> Manifest:
+def _manifest(source: Path | None, options: Mapping[str, Any], config: Mapping[str, Any]) -> Manifest:
     is_manifest = source is not None and source.suffix.lower() in (".yaml", ".yml")
     foreign = ("edited", "mask", "prompt", "edit_prompt", "by", "angle") if is_manifest else ("data", "allow_outside")
     kind = "a manifest, which says that itself" if is_manifest else "a picture; it goes with a manifest"
     refuse(options, foreign, f"{source} is {kind}")
-    if source is None and options["task"] != "prompt":
-        raise InputError("what is edited? name a picture or a manifest; only --task prompt can do without")
+    if source is None and (options["task"] or config.get("task")) != "prompt":
+        raise InputError("Missing argument 'INPUT': name a picture or a manifest; only --task prompt does without")
     if source is not None and is_manifest:
         return load_manifest(source, data=options["data"], allow_outside=options["allow_outside"])
     return single_case(
@@ -142,8 +143,8 @@ def _manifest(source: Path | None, options: Mapping[str, Any]) -> Manifest:
         options["mask"],
         prompt=options["prompt"] or "",
         edit_prompt=options["edit_prompt"],
-        by=_pixels(options["by"]),
-        angle=options["angle"],
+        by=_pixels(options.get("by")),
+        angle=options.get("angle"),
     )
 
 

@@ -49,8 +49,8 @@ def bench_view(shown: Tables, title: str, width: int) -> RenderableType:
     """The tables for a terminal of `width` columns: the values that matter most, of all edits and then each type."""
     columns = [column for column in shown.columns if column in _TERMINAL]
     parts: list[RenderableType] = [Text(printable(title), style="bold")]
-    headings = ("way", "edits", "dense", *(LABELS[column] for column in columns))
-    table = grid((name, "right" if place else "left") for place, name in enumerate(headings))
+    short = ("way", "edits", "dense", *(LABELS[column] for column in columns))
+    table = grid((name, "right" if place else "left") for place, name in enumerate(short))
     for group in shown.groups:
         table.add_row(*cells([_said(group)]), style="bold")
         for line in shown.lines:
@@ -144,7 +144,7 @@ def _short(line: Line, columns: Sequence[str], *, intervals: bool) -> list[str]:
     track = "" if line.track == DERIVED else f" ({line.track.removeprefix('mask-')})"
     counts = str(line.count) + (f" of {line.count + line.failed}" if line.failed else "")
     known = (line.means[column] for column in columns)
-    values = [interval(mean, line.count) if intervals else figure(mean and mean.mean) for mean in known]
+    values = [interval(mean, line.count) if intervals else figure(mean.mean if mean else None) for mean in known]
     return [line.name + track, counts, str(line.dense), *values]
 
 

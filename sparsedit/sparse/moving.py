@@ -1,8 +1,9 @@
 """Activations of a canvas that moves: every remembered row goes where its pixel goes.
 
-A pan by whole sites hands rows out as they were recorded, bit for bit; where sites come to lie between others, as
-in a rotation or at a coarse resolution, rows are interpolated between the four around. What was beyond the canvas is
-filled with the nearest row; those sites are for the edit to compute. Statistics of whole maps and prompts do not move.
+A pan hands rows out as they were recorded, bit for bit, those of the nearest site where sites come to lie between
+others; when the canvas turns, rows are interpolated between the four around (measured: benchmarks/NOTES.md). What was
+beyond the canvas is filled with the nearest row; those sites are for the edit to compute. Statistics of whole maps and
+prompts do not move.
 """
 
 from __future__ import annotations
@@ -29,11 +30,15 @@ class Motion:
     """Where every point of a canvas comes from.
 
     `matrix` and `offset` lead from a point (y, x) of the moved canvas to where it was: matrix @ point + offset, in
-    pixels of the canvas of `size` (height, width), measured from its upper left corner.
+    pixels of the canvas of `size` (height, width), measured from its upper left corner. Between sites values are
+    interpolated, or with `nearest` taken from one.
     """
 
-    def __init__(self, size: Size, matrix: Sequence[Sequence[float]], offset: Sequence[float]) -> None:
+    def __init__(
+        self, size: Size, matrix: Sequence[Sequence[float]], offset: Sequence[float], *, nearest: bool = False
+    ) -> None:
         self.size = size
+        self.nearest = nearest
         self.matrix = np.array(matrix, dtype=np.float64)
         self.offset = np.array(offset, dtype=np.float64)
         self._taps: dict[tuple[Size, bool, torch.device], Taps] = {}
@@ -41,7 +46,7 @@ class Motion:
     @classmethod
     def pan(cls, size: Size, right: float, down: float) -> Motion:
         """All moves by that many pixels."""
-        return cls(size, [[1, 0], [0, 1]], [-down, -right])
+        return cls(size, [[1, 0], [0, 1]], [-down, -right], nearest=True)
 
     @classmethod
     def turn(cls, size: Size, angle: float) -> Motion:
@@ -98,7 +103,7 @@ class Motion:
 
     def _find(self, size: Size, nearest: bool) -> Taps:
         y, x = (axis.ravel() for axis in self.positions(size))
-        if nearest or self.exact(size):
+        if nearest or self.nearest or self.exact(size):
             return torch.from_numpy(_flat(np.rint(y), np.rint(x), size)[None]), None
         top, left = np.floor(y), np.floor(x)
         below, beside = y - top, x - left

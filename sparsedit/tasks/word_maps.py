@@ -30,7 +30,7 @@ def new_tokens(tokenizer: Any, prompt: str, edit_prompt: str) -> list[int]:
     places = [place for kind, _, _, first, end in changes if kind != "equal" for place in range(first, end)]
     if not places:
         raise SettingsError(
-            "the edit's prompt only takes words away, so there are none to look for in attention: use --mask-from latents"
+            "the edit's prompt only takes words away, so attention has none to look for: use --mask-from latents"
         )
     return places
 
