@@ -122,8 +122,8 @@ def test_whole_numbers_serve_as_numbers() -> None:
 
 
 def test_mask_policies() -> None:
-    assert resolve({}).mask_policy() == POLICIES["tight"] == MaskPolicy(0.02, 5, 0, 0, 8)
-    assert resolve({}, {"policy": "published"}).mask_policy() == MaskPolicy(0.02, 5, 1, 0, 0)
+    assert resolve({}).mask_policy() == POLICIES["tight"] == MaskPolicy(0.02, 5, 0, None, 8)
+    assert resolve({}, {"policy": "published"}).mask_policy() == MaskPolicy(0.02, 5, 1, None, 0)
 
 
 def test_single_settings_override_the_policy_also_with_zero() -> None:
