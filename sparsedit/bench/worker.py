@@ -22,7 +22,7 @@ from sparsedit.engines.controls import crop, step_skip, steps_of_a_cold_edit
 from sparsedit.engines.costs import Counter
 from sparsedit.engines.editors import Editors, request_of
 from sparsedit.engines.entries import Done, Head, head, measurements, nothing_measured
-from sparsedit.engines.exhaustion import free, reason_of
+from sparsedit.engines.exhaustion import FAILURES, free, reason_of
 from sparsedit.engines.local import heat
 from sparsedit.engines.pipelines import load_models
 from sparsedit.images import to_image
@@ -91,7 +91,7 @@ class _Models:
         try:
             case = self._open(task)
             dense = self._dense(case) if DENSE in task.ways or task.settings.dense else None
-        except Exception as error:
+        except FAILURES as error:
             if (reason := reason_of(error)) is None:
                 raise
         if reason is not None:
@@ -107,7 +107,7 @@ class _Models:
         try:
             done = self._run(case, way, dense)
             return Outcome(self._record(case, way, done), _pictures(done, way), shared)
-        except Exception as error:
+        except FAILURES as error:
             if (reason := reason_of(error)) is None:
                 raise
         free(self.editors)

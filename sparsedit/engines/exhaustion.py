@@ -12,6 +12,9 @@ from sparsedit.errors import SparseditError
 # What torch's allocator for CPUs says, whose exception is a plain RuntimeError.
 _SAID = ("DefaultCPUAllocator", "not enough memory", "can't allocate memory")
 
+FAILURES = (SparseditError, MemoryError, RuntimeError)
+"""All that `reason_of` may have a reason for; torch's own kinds of exhaustion are RuntimeErrors."""
+
 OUT_OF_MEMORY = (
     "out of memory; use a smaller picture, --dtype bfloat16, --offload auto, or for recordings --cache DIR, "
     "--cache-precision int8 or --record-steps"

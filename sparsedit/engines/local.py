@@ -21,7 +21,7 @@ from sparsedit.editor import SparseEditor
 from sparsedit.engines.costs import Counter
 from sparsedit.engines.editors import Editors, request_of
 from sparsedit.engines.entries import Done, Head, head, measurements, nothing_measured
-from sparsedit.engines.exhaustion import free, reason_of
+from sparsedit.engines.exhaustion import FAILURES, free, reason_of
 from sparsedit.errors import InputError
 from sparsedit.frame import Frame
 from sparsedit.images import load_image, save_image, to_image
@@ -124,7 +124,7 @@ def run_jobs(
             for record in runner.run(job):
                 done += 1
                 yield record
-        except Exception as error:
+        except FAILURES as error:
             if (reason := reason_of(error)) is None:
                 raise
         if reason is not None:
