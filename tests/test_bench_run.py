@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sparsedit import cli
@@ -229,7 +230,7 @@ def command(model: Path, data: Path, run: Path, ways: str) -> list[str]:
 
 def start(model: Path, data: Path, run: Path) -> subprocess.Popen[bytes]:
     """The same in a process of its own, when it has written its first record."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums differ with their number
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "cli.py"), *command(model, data, run, "dense,warm")],
         env=environment,

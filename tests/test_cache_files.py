@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from sparsedit.cache.lock import locked
-from sparsedit.cache.tensors import TEMPORARY, open_tensors, write_tensors
+from sparsedit.cache.tensors import open_tensors, unfinished, write_tensors
 from sparsedit.errors import CacheError, DamagedError
 
 ROOT = Path(__file__).parents[1]
@@ -24,10 +24,10 @@ WRITER = """
 import sys, torch
 from pathlib import Path
 from sparsedit.cache.tensors import write_tensors
-print("ready", flush=True)
 number = int(sys.argv[2])
 while True:
     write_tensors(Path(sys.argv[1]), {"a": torch.full((300_000,), float(number))}, {"number": number})
+    print("ready", flush=True)
     number += 10
 """
 HOLDER = """
@@ -42,7 +42,7 @@ with locked(Path(sys.argv[1])):
 
 @contextmanager
 def child(script: str, *arguments: object) -> Iterator[subprocess.Popen[bytes]]:
-    """A process running a script, from its first line of output until it is killed with SIGKILL."""
+    """A process running a script, from its first "ready" until it is killed with SIGKILL."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", script, *map(str, arguments)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
@@ -109,13 +109,12 @@ def test_writers_that_are_killed_or_write_at_once_leave_a_whole_file(tmp_path: P
         with child(WRITER, path, 2):
             until = time.monotonic() + 1
             while time.monotonic() < until:
-                if path.exists():
-                    open_tensors(path).verify()
+                open_tensors(path).verify()
         open_tensors(path).verify()
     file = open_tensors(path)
     file.verify()
     assert (file.tensors["a"] == file.about["number"]).all()
-    assert all(name == "f" or name.endswith(TEMPORARY) for name in os.listdir(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} - {path.name for path in unfinished(tmp_path)} == {"f"}
 
 
 def test_a_lock_keeps_others_out_and_goes_with_its_process(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from sparsedit.cache.catalogue import entries, faults, remove
 from sparsedit.cache.folder import RecordingFolder
 from sparsedit.cache.lock import locked
 from sparsedit.cache.shelf import Keeping
+from sparsedit.cache.tensors import unfinished
 from sparsedit.cache.tiers import Tier, tiers_of
 from sparsedit.editor import SparseEditor
 from sparsedit.errors import CacheError, SettingsError
@@ -197,11 +198,12 @@ def test_a_recording_that_was_interrupted_is_none(
     [entry] = entries(tmp_path)
     assert faults(entry) == ["it is not whole"]
     (entry.folder.path / "unet-0003.safetensors.abc.tmp").write_bytes(b"half")
+    (entry.folder.path / ".tmpQ1w2E3").write_bytes(b"half")
     editor, _ = editor_at(tmp_path)
     editor.record(original, **SETTINGS)
     assert torch.equal(picture(editor, edited), expected)
     assert not faults(entry)
-    assert not list(entry.folder.path.glob("*.tmp"))
+    assert not unfinished(entry.folder.path)
 
 
 def test_what_recording_json_says_is_checked_too(tmp_path: Path, original: Image.Image) -> None:

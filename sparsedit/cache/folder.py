@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsedit.cache.fingerprint import Fingerprint
-from sparsedit.cache.tensors import TEMPORARY, open_tensors, sync_folder
+from sparsedit.cache.tensors import open_tensors, sync_folder, unfinished
 from sparsedit.errors import CacheError, DamagedError
 from sparsedit.files import write_atomic
 
@@ -66,7 +66,7 @@ class RecordingFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for leftover in self.path.glob(f"*{TEMPORARY}"):
+            for leftover in unfinished(self.path):
                 leftover.unlink(missing_ok=True)
         except OSError as error:
             raise CacheError(

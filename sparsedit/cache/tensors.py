@@ -72,15 +72,21 @@ def open_tensors(path: Path) -> TensorFile:
     """Map a file. Raises DamagedError when it is not there, is cut short, or is no such file."""
     try:
         while True:
-            before = path.stat()
-            with safe_open(path, framework="pt") as stream:
-                header = stream.metadata() or {}
-                tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a mapping
-            # safetensors opens the name twice, for header and tensors, and a writer may replace it in between.
-            if os.path.samestat(before, path.stat()):
-                return TensorFile(path, tensors, json.loads(header["about"]), header["sha256"])
+            # safetensors opens the name twice, for header and tensors, and a writer may replace it in between: the name
+            # must be this very file's afterwards, whose number no other file can get while it is held open.
+            with path.open("rb") as held:
+                with safe_open(path, framework="pt") as stream:
+                    header = stream.metadata() or {}
+                    tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a mapping
+                if os.path.samestat(os.fstat(held.fileno()), path.stat()):
+                    return TensorFile(path, tensors, json.loads(header["about"]), header["sha256"])
     except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise DamagedError(f"{path} is missing or damaged ({error})") from error
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """Files that writers who were killed have left in a folder: this module's, and those safetensors writes first."""
+    return [path for path in folder.iterdir() if path.suffix == TEMPORARY or path.name.startswith(TEMPORARY)]
 
 
 def sync_folder(folder: Path) -> None:
