@@ -1,16 +1,18 @@
-"""Which published model runs in which task and way, by running it: writes docs/compatibility.md.
+"""Which published model runs in which task and way, by running it: writes docs/compatibility.md
+and the short table of the README.
 
-    python -m benchmarks.compatibility [--data DIR] [--output FILE]
+    python -m benchmarks.compatibility [--data DIR] [--output FILE] [--readme FILE]
 
 Every preset's layout is saved with narrow layers and random weights, as a diffusers folder and where its authors
 publish one as a single file, and loaded by the code users run. A cell says whether an edit of everything, after
-recording another picture, is the dense edit. Multiply-adds are those of the full-size model on the meta device. No
-weights are downloaded, nothing is timed.
+recording another picture, is the dense edit; a moved canvas, which is never new everywhere, only has to run.
+Multiply-adds are those of the full-size model on the meta device. No weights are downloaded, nothing is timed.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -21,6 +23,7 @@ from typing import Any
 import diffusers.utils.logging
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from benchmarks.shrunk import save_shrunk
 from sparsedit.editor import SparseEditor
@@ -31,11 +34,13 @@ from sparsedit.masks import difference
 from sparsedit.measure.twin import Twin
 from sparsedit.models.loading import empty_pipeline, load_pipeline
 from sparsedit.models.presets import PRESETS, Preset
+from sparsedit.moving import MovingEditor
 from sparsedit.pixels import stages_of
 from sparsedit.plan import Edit
+from sparsedit.prompting import PromptEditor
 from sparsedit.report.text import to_markdown
 from sparsedit.results import Result
-from sparsedit.settings import POLICIES
+from sparsedit.settings import FOLLOWING, POLICIES
 from sparsedit.sparse import SitePyramid, dilate
 from tests.original import original_layout
 
@@ -45,12 +50,15 @@ SIDE = 64
 WAYS = ("warm", "alongside", "cold")
 SINGLE_FILES = ("sdxl", "sdxl-refiner", "sdxl-turbo", "sdxl-inpaint", "sd15", "sd21")
 LIMIT = 1e-4
+BEGIN, END = "<!-- compatibility: python -m benchmarks.compatibility -->", "<!-- end -->"
+TASKS_SHOWN = ("sdedit", "inpaint", "prompt", "rotate", "pan")
 HEADINGS = ("model", "task", "loads", *WAYS, "sites", "UNet", "VAE")
 
 
 @dataclass
 class Row:
-    """One model and task; `ways` hold the largest error of a picture in [-1, 1], or why there is none."""
+    """One model and task; `ways` hold the largest error of a picture in [-1, 1] (NaN: not compared), or why there is
+    none."""
 
     model: str
     task: str
@@ -69,6 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "cases" / "sige")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "compatibility.md")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="where the short table goes")
     options = parser.parse_args()
     mask, source = edit_mask(options.data)
     sites = SitePyramid.from_mask(dilate(mask, POLICIES["tight"].grow))
@@ -76,6 +85,12 @@ def main() -> None:
     rows = [row for preset in PRESETS.values() for row in rows_of(preset, sites)]
     controls = [row for preset in PRESETS.values() for row in control_rows(preset, sites)]
     write_atomic(options.output, page(rows, controls, source).encode())
+    readme = options.readme.read_text(encoding="utf-8")
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    if not after:
+        raise SystemExit(f"{options.readme} lacks the place of its table: {BEGIN} and {END}")
+    write_atomic(options.readme, f"{before}{BEGIN}\n{summary(rows)}\n{END}{after}".encode())
 
 
 def edit_mask(data: Path) -> tuple[torch.Tensor, str]:
@@ -119,19 +134,29 @@ def loaded(preset: Preset, folder: Path) -> tuple[Any, str]:
 
 def checked(pipe: Any, preset: Preset, task: str) -> dict[str, float | str]:
     """Each way's largest difference to the dense edit, with every pixel edited and norms that follow."""
-    editor = SparseEditor(pipe, break_even=1.0, norm="updated")
     generator = torch.Generator().manual_seed(0)
-    original, edited = (torch.rand(1, 3, SIDE, SIDE, generator=generator) * 2 - 1 for _ in range(2))
-    edit = Edit(edited, torch.ones(SIDE, SIDE, dtype=torch.bool))
+    photo, edited = (torch.rand(1, 3, SIDE, SIDE, generator=generator) * 2 - 1 for _ in range(2))
+    original: Tensor | None = photo
+    everything = torch.ones(SIDE, SIDE, dtype=torch.bool)
     few = preset.defaults["steps"] < 4
-    schedule = {"steps": 1, "strength": 1.0} if few else {"steps": 4, "strength": 0.75}
-    request = editor.request(
-        original, prompt="a house", task=task, seed=1, guidance=preset.defaults["guidance"], **schedule
-    )
-    dense = editor.dense(request, edit)
+    settings: dict[str, Any] = {"steps": 1, "strength": 1.0} if few else {"steps": 4, "strength": 0.75}
+    settings |= {"prompt": "a house", "task": task, "seed": 1, "guidance": preset.defaults["guidance"]}
+    match task:
+        case "prompt":
+            editor: SparseEditor = PromptEditor(pipe, break_even=1.0, norm="updated")
+            edit = Edit(mask=everything, prompt="a tree")
+            original, settings = None, settings | {"size": (SIDE, SIDE), "strength": 1.0}
+        case "pan" | "rotate":
+            editor = MovingEditor(pipe, break_even=1.0)
+            edit = Edit(by=(SIDE // 2, 0)) if task == "pan" else Edit(angle=20.0)
+        case _:
+            editor = SparseEditor(pipe, break_even=1.0, norm="updated")
+            edit = Edit(edited, everything)
     errors: dict[str, float | str] = {}
-    for way in WAYS:
+    for way in WAYS if task not in FOLLOWING else ("warm",):
         try:
+            request = editor.request(original, **settings)
+            dense = editor.dense(request, edit)
             result = edited_by(editor, way, request, edit)
         except SparseditError as error:
             errors[way] = str(error)
@@ -139,7 +164,7 @@ def checked(pipe: Any, preset: Preset, task: str) -> dict[str, float | str]:
         if result.way != way:
             errors[way] = result.reason or f"ran {result.way}"
         else:
-            errors[way] = float((result.picture - dense.picture).abs().max())
+            errors[way] = math.nan if task in ("pan", "rotate") else float((result.picture - dense.picture).abs().max())
     return errors
 
 
@@ -150,7 +175,7 @@ def edited_by(editor: SparseEditor, way: str, request: Any, edit: Edit) -> Resul
     if way == "alongside":
         return editor.alongside(request, [edit])[1][0]
     editor.record_request(request)
-    return editor.edit(edit.edited, mask=edit.mask)
+    return editor.apply(edit)
 
 
 def full_size_shares(pipe: Any, sites: SitePyramid) -> tuple[float, float, float | None]:
@@ -182,12 +207,32 @@ def page(rows: list[Row], controls: list[Row], source: str) -> str:
         "Made by `python -m benchmarks.compatibility`; do not edit.\n\n"
         f"Every preset's own layout with narrow layers and random weights (float32, {SIDE}x{SIDE}), saved, loaded by "
         "the real loaders as a folder and, where its authors publish one, as a single file, and edited everywhere. A "
-        f"tick: every pixel is within {LIMIT:g} (of a range of 2) of the dense edit, group norms following the edit. "
+        f"tick: every pixel is within {LIMIT:g} (of a range of 2) of the dense edit, group norms following the edit; a "
+        "canvas that moved keeps most of what it shows, so there is no edit of everything to compare: it `runs`. "
         f"The last three columns are the full-size model at {WIDTH}x{HEIGHT} with {source}, policy `tight`: active "
         "sites of the UNet, and thin multiply-adds (convolutions and linears) as a share of the dense ones.\n\n"
         f"{exact}{unable}\n\n## ControlNets\nThin multiply-adds of a call as a share of the dense ones, same edit; "
         f"`tests/test_control.py` holds their edits to diffusers' own pipelines.\n\n{nets}\n"
     )
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """One line a model, in Markdown: in which ways each task is exact, or runs."""
+    lines = []
+    for model in dict.fromkeys(row.model for row in rows):
+        own = {row.task: row for row in rows if row.model == model}
+        ways = {task: _ways(row) for task, row in own.items()}
+        row = next(iter(own.values()))
+        lines.append([model, row.loads, *(ways.get(task, "–") for task in TASKS_SHOWN), _percent(row.unet)])
+    return to_markdown(("model", "loads", *TASKS_SHOWN, "UNet"), lines)
+
+
+def _ways(row: Row) -> str:
+    """What runs, a tick where it is exact."""
+    good = {way: _cell(outcome) for way, outcome in row.ways.items() if not _is_text(outcome)}
+    if len(good) == len(WAYS) and set(good.values()) == {"✓"}:
+        return "✓"
+    return ", ".join(f"{way} {cell}" for way, cell in good.items()) or "–"
 
 
 def _share(twin: Twin, stages: Sequence[str], sites: SitePyramid) -> float:
@@ -198,6 +243,8 @@ def _share(twin: Twin, stages: Sequence[str], sites: SitePyramid) -> float:
 def _cell(outcome: float | str) -> str:
     if isinstance(outcome, str):
         return "–"
+    if math.isnan(outcome):
+        return "runs"
     return "✓" if outcome <= LIMIT else f"off by {outcome:.2g}"
 
 

@@ -28,9 +28,10 @@ def save_shrunk(preset: Preset, folder: Path) -> Path:
         shutil.copytree(source, configs, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors"))
     index = json.loads((configs / "model_index.json").read_text())
     texts = {name: width for name, width in TEXT_WIDTHS.items() if (index.get(name) or [None])[0]}
+    ids = 5 if index.get("requires_aesthetics_score") else 6  # numbers beside the prompt: sizes, crops or a score
     for name, width in texts.items():
         _rewrite(configs / name / "config.json", partial(_text, width=width))
-    _rewrite(configs / "unet" / "config.json", partial(_unet, text=sum(texts.values())))
+    _rewrite(configs / "unet" / "config.json", partial(_unet, text=sum(texts.values()), ids=ids))
     if (configs / "vae").is_dir():
         _rewrite(configs / "vae" / "config.json", _vae)
     if preset.scheduler_folder is not None:
@@ -59,7 +60,7 @@ def _text(config: dict[str, Any], width: int) -> dict[str, Any]:
     return config | depth | {"hidden_size": width, "intermediate_size": 2 * width, "projection_dim": width}
 
 
-def _unet(config: dict[str, Any], text: int) -> dict[str, Any]:
+def _unet(config: dict[str, Any], text: int, ids: int) -> dict[str, Any]:
     levels = len(config["block_out_channels"])
     narrow: dict[str, Any] = {"block_out_channels": [WIDTH] * levels, "norm_num_groups": 8}
     if "cross_attention_dim" in config:
@@ -68,7 +69,6 @@ def _unet(config: dict[str, Any], text: int) -> dict[str, Any]:
             if config.get(key) is not None:
                 narrow[key] = _at_most_two(config[key])
     if config.get("addition_embed_type") == "text_time":
-        ids = 5 if config["projection_class_embeddings_input_dim"] == 2560 else 6
         narrow["projection_class_embeddings_input_dim"] = (
             TEXT_WIDTHS["text_encoder_2"] + ids * config["addition_time_embed_dim"]
         )

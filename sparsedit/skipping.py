@@ -18,6 +18,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from sparsedit.errors import SettingsError
+from sparsedit.models.schedulers import SCHEDULERS
 
 
 def steps_kept(scheduler: Any, count: int, total: int) -> tuple[int, ...] | None:
@@ -26,7 +27,8 @@ def steps_kept(scheduler: Any, count: int, total: int) -> tuple[int, ...] | None
     Raises SettingsError for a count that is none and, as `check_skippable`, for a scheduler that takes all or nothing.
     """
     if not 2 <= count <= total:
-        raise SettingsError(f"{count} of {total} steps cannot stand for all of them: choose 2 to {total}")
+        room = f"choose 2 to {total}" if total > 1 else "there must be two at least"
+        raise SettingsError(f"{count} of {total} steps cannot stand for all of them: {room}")
     if count == total:
         return None
     check_skippable(scheduler)
@@ -42,8 +44,10 @@ def check_skippable(scheduler: Any) -> None:
     """Raise SettingsError for a scheduler whose steps cannot be skipped."""
     name = type(scheduler).__name__
     if name not in SKIPPABLE:
-        known = ", ".join(SKIPPABLE)
-        raise SettingsError(f"{name} cannot take some of its steps only (cold, record_steps); these can: {known}")
+        raise SettingsError(
+            f"{name} cannot take some of its steps only, as cold, record_steps, pan and rotate need it; "
+            f"name another with --scheduler: {', '.join(SCHEDULERS)}"
+        )
     if name == "DPMSolverMultistepScheduler" and "sde" in scheduler.config.algorithm_type:
         raise SettingsError(
             f"DPM++ as {scheduler.config.algorithm_type!r} cannot take some of its steps only (cold, record_steps): "

@@ -103,8 +103,10 @@ class Stages:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """What can be done with it: a model that is told the hole can do nothing else."""
-        return TASKS if self.channels == 4 else ("inpaint",)
+        """What can be done with it: a model that is told the hole can do nothing else, a refiner starts no picture."""
+        if self.channels != 4:
+            return ("inpaint",)
+        return ("sdedit", "inpaint") if self.pipe.config.get("requires_aesthetics_score") else TASKS
 
     @property
     def divisible(self) -> bool:

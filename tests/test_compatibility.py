@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.compatibility import Row, edit_mask, page
+from benchmarks.compatibility import Row, edit_mask, page, summary
 from benchmarks.shrunk import WIDTH, save_shrunk
 from sparsedit.models.loading import empty_pipeline, load_pipeline
 from sparsedit.models.presets import PRESETS
@@ -19,6 +20,16 @@ def test_a_cell_is_a_tick_an_error_or_a_dash_with_its_reason() -> None:
     assert "| sdxl | sdedit | folder, file | ✓ | off by 0.25 | – | 1.2% | 3.4% | – |" in text
     assert "* sdxl, cold: its steps cannot be skipped" in text
     assert "with a square" in text
+
+
+def test_the_short_table_has_a_line_a_model() -> None:
+    exact: dict[str, float | str] = {"warm": 0.0, "alongside": 0.0, "cold": 0.0}
+    some: dict[str, float | str] = {"warm": 0.0, "alongside": 0.25, "cold": "its steps cannot be skipped"}
+    rows = [Row("a", "sdedit", "folder", exact), Row("a", "inpaint", "folder", some), Row("a", "pan", "folder", {})]
+    rows += [Row("b", "pan", "folder, file", {"warm": math.nan}, unet=0.034)]
+    text = summary(rows)
+    assert "| a | folder | ✓ | warm ✓, alongside off by 0.25 | – | – | – | – |" in text
+    assert "| b | folder, file | – | – | – | – | warm runs | 3.4% |" in text
 
 
 def test_a_rectangle_stands_in_for_the_published_case(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from sparsedit.errors import CacheError, InputError, SettingsError
 from sparsedit.images import to_tensor
 from sparsedit.plan import Edit, composite
 from sparsedit.settings import MaskPolicy
-from tests.pipelines import ANCESTRAL, EULER, tiny_sd15, tiny_sdxl
+from tests.pipelines import ANCESTRAL, EULER, tiny_refiner, tiny_sd15, tiny_sdxl
 
 POLICY = MaskPolicy(threshold=0.02, grow=3, level_dilation=0, feather=0, vae_margin=8)
 SETTINGS: dict[str, Any] = {"prompt": "a house", "steps": 5, "strength": 0.8, "guidance": 3.0, "seed": 7}
@@ -250,6 +250,9 @@ def test_errors_are_sentences(original: Image.Image, edited: Image.Image, mask: 
         editor.dense(request, Edit(mask=mask))
     with pytest.raises(SettingsError, match="task inpaint"):
         SparseEditor(tiny_sdxl(in_channels=9)).request(original, **SETTINGS)
+    for task in ("prompt", "pan", "rotate"):
+        with pytest.raises(SettingsError, match=f"this model was not made for {task}; use task sdedit"):
+            SparseEditor(tiny_refiner()).request(original, **SETTINGS | {"task": task})
 
 
 def test_an_interrupted_edit_leaves_the_model_as_it_was(original: Image.Image, edited: Image.Image) -> None:

@@ -114,7 +114,7 @@ def _entry(preset: Preset) -> dict[str, Any]:
         **_published(preset),
         "native_size": preset.native_size,
         "defaults": dict(preset.defaults),
-        "tasks": list(preset.tasks),
+        "tasks": [*preset.tasks, *(["control"] if preset.controlnets else [])],
         "lora": preset.lora and _part(preset.lora),
         "vaes": {name: _part(part) for name, part in preset.vaes.items()},
         "controlnets": {name: _part(part) for name, part in preset.controlnets.items()},

@@ -41,6 +41,7 @@ DEMO_REFINER = replace(
     defaults={"steps": 20, "strength": 0.2, "guidance": 4.0},
     config="demo-refiner",
     overlay="demo-refiner",
+    tasks=("sdedit", "inpaint"),
     controlnets={},
     refines="demo",
 )

@@ -58,7 +58,8 @@ class Preset(Published):
     """One named model.
 
     `pipeline` is the diffusers class, `native_size` the side in pixels the model was trained at, `defaults` the
-    settings used where neither manifest nor flags say otherwise, `tasks` the tasks it can run. `lora` is fused into
+    settings used where neither manifest nor flags say otherwise, `tasks` the tasks it can run (with a
+    ControlNet task control too). `lora` is fused into
     the weights on loading, `scheduler` names a folder of this package with the scheduler that replaces the model's,
     `vaes` and `controlnets` are what `--vae` and `--controlnet` may name beside folders and hub ids. `overlay` is a
     folder of this package whose parts take the place of the embedded model's. `refines` names the preset whose
@@ -71,7 +72,7 @@ class Preset(Published):
     pipeline: str
     native_size: int
     defaults: Mapping[str, int | float] = field(hash=False)
-    tasks: tuple[str, ...] = ("sdedit", "inpaint")
+    tasks: tuple[str, ...] = ("sdedit", "inpaint", "prompt", "rotate", "pan")
     lora: Part | None = None
     scheduler: str | None = None
     vaes: Mapping[str, Part] = field(default_factory=dict, hash=False)

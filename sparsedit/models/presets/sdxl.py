@@ -56,6 +56,7 @@ SDXL_REFINER = Preset(
     pipeline="StableDiffusionXLImg2ImgPipeline",
     licence=OPENRAIL_PP,
     native_size=1024,
+    tasks=("sdedit", "inpaint"),
     defaults={"steps": 30, "strength": 0.3, "guidance": 5.0},
     hub_id="stabilityai/stable-diffusion-xl-refiner-1.0",
     revision="5d4cfe854c9a9a87939ff3653551c2b3c99a4356",
