@@ -11,10 +11,10 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-full lint format bench-smoke bench-demo bench-pie bench-unet bench-profile bench-flat bench-guard bench-coarse bench-gpu bench-soak wheel-check train-demo clean
+.PHONY: help env demo test test-full lint format bench-smoke bench-demo bench-pie bench-unet bench-profile bench-flat bench-guard bench-coarse bench-series bench-tradeoff bench-driver bench-gpu bench-soak wheel-check train-demo clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(STAMP) ## make the environment in .venv
 
@@ -48,8 +48,12 @@ bench-smoke: $(STAMP) ## 20 edits of the demo suite; fails below the fidelity or
 	$(BIN)/sparsedit bench --suite demo --limit 20 --grid benchmarks/smoke.yaml --limits benchmarks/limits.yaml \
 		--no-pictures --overwrite -o runs/bench-smoke
 
-bench-demo: $(STAMP) ## 200 edits of the demo suite in every way; the same command goes on where it stopped
-	$(BIN)/sparsedit bench --suite demo --limit 200 --grid benchmarks/demo.yaml --no-pictures -o runs/bench-demo
+bench-demo: $(STAMP) ## 200 edits of the demo suite in every way, and what is kept of them; goes on where it stopped
+	for part in "--limit 20" "--limit 200 --no-pictures"; do \
+		$(BIN)/sparsedit bench --suite demo $$part --grid benchmarks/demo.yaml -o runs/bench-demo || \
+			test $$? -eq 1 || exit; \
+	done
+	$(BIN)/python -m benchmarks.publish runs/bench-demo
 
 bench-pie: $(STAMP) ## PIE-Bench, mask given: make bench-pie DATA=folder with mapping_file.json (MODEL=..., ARGUMENTS=...)
 	@test -n "$(DATA)" || { echo "Name PIE-Bench's folder: make bench-pie DATA=..." >&2; exit 1; }
@@ -76,6 +80,19 @@ bench-gpu: $(STAMP) ## dense, compiled, thin and CUDA graphs on this machine's G
 
 bench-coarse: $(STAMP) ## fidelity of cold edits and short recordings on the demo suite, and the table behind --fidelity
 	$(BIN)/python -m benchmarks.coarse $(ARGUMENTS)
+
+bench-series: $(STAMP) ## ten edits of a scene, one upon the other: what a recording renewed by its edits loses
+	$(BIN)/python -m benchmarks.series $(ARGUMENTS)
+
+bench-tradeoff: $(STAMP) ## every way by fidelity, time and multiply-adds, as one picture (EDITS=40; goes on where it stopped)
+	for part in ways cold recorded; do \
+		$(BIN)/sparsedit bench --suite demo --limit $(or $(EDITS),40) --grid benchmarks/tradeoff-$$part.yaml --no-pictures \
+			-o runs/tradeoff-$$part || test $$? -eq 1 || exit; \
+	done
+	$(BIN)/python -m benchmarks.tradeoff $(addprefix runs/tradeoff-,ways cold recorded)
+
+bench-driver: $(STAMP) ## records a second that a bench keeps, and the cost of a case beside its models (--cases 700: memory)
+	$(BIN)/python -m benchmarks.driver $(ARGUMENTS)
 
 bench-soak: $(STAMP) ## 2,000 small edits in one process: memory, file handles and threads stay as they are (long)
 	$(BIN)/python -m benchmarks.soak $(ARGUMENTS)

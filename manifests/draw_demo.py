@@ -1,4 +1,4 @@
-"""Draws the pictures of demo.yaml into the folder demo beside it: `python manifests/draw_demo.py [FOLDER]`.
+"""Draws the pictures of demo.yaml and its neighbours into a folder beside it: `python manifests/draw_demo.py [FOLDER]`.
 
 Three landscapes that no model was trained on, and their edits as a user would make them: flat strokes painted
 over a part of a picture, or a mask around what shall become something else. Seeded: the pictures in the
@@ -79,6 +79,8 @@ STROKES: dict[str, Callable[[], Picture]] = {
     "meadow_sun": lambda: painted(SCENES["meadow"], replace(SCENES["meadow"], has_body=True)),
     "meadow_roof": lambda: painted_over(SCENES["meadow"], house(SCENES["meadow"], roof="red")),
     "meadow_walls": lambda: painted_over(SCENES["meadow"], house(SCENES["meadow"], wall="red")),
+    "meadow_trees": lambda: painted(SCENES["meadow"], replace(SCENES["meadow"], trees="pine")),
+    "meadow_lake": lambda: painted(SCENES["meadow"], replace(SCENES["meadow"], water="lake", boat="red")),
     "night_moon": lambda: painted(SCENES["night"], replace(SCENES["night"], has_body=True)),
     "night_roof": lambda: painted_over(SCENES["night"], house(SCENES["night"], roof="red")),
     "lake_bare": lambda: painted_over(SCENES["lake"], replace(SCENES["lake"], trees="none")),

@@ -4,6 +4,7 @@
     editor.record(original, prompt="a meadow under mountains")
     result = editor.edit(edited)          # any number of times
     result.image
+    editor.edit(painted_on_that, keep=True)       # a series: the next edit starts from this one's result
 
 or, with nothing remembered between calls, `editor.alongside(request, edits)` for the original and its edits in one
 batch, and `editor.cold(request, edit, coarse)` for an edit without a run of the original. The pipeline stays a stock
@@ -14,6 +15,7 @@ the original's own generated picture for `sdedit`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,41 +24,31 @@ from PIL import Image
 from torch import Tensor
 
 from sparsedit.cache.shelf import Keeping, Shelf
-from sparsedit.control import Control
+from sparsedit.dense import DenseEditor, reason_of
 from sparsedit.errors import CacheError, DamagedError, SettingsError
 from sparsedit.images import to_image
 from sparsedit.measure.clock import Clock
-from sparsedit.pixels import PixelStages, stages_of
-from sparsedit.plan import Edit, Picture, Plan, Request, composite, plan_edit, plan_nothing
-from sparsedit.requests import make_request
+from sparsedit.plan import Edit, Picture, Plan, Request, plan_edit, plan_nothing
 from sparsedit.results import Recorded, Result
+from sparsedit.series import check_keepable, following
 from sparsedit.settings import POLICIES, MaskPolicy
 from sparsedit.skipping import steps_kept
 from sparsedit.sparse import PackedWeights
 from sparsedit.sparse.packing import can_pack
 from sparsedit.stages import OnStep
-from sparsedit.tasks.control import from_control
-from sparsedit.tasks.inpaint import inpaint
-from sparsedit.tasks.pixels import sdedit_pixels
-from sparsedit.tasks.refine import refine
-from sparsedit.tasks.sdedit import sdedit
-from sparsedit.ways import Cold, Dense, Lockstep, Recording, Thin, Way
+from sparsedit.ways import Cold, Lockstep, Recording, Renewing, Thin
 
 BREAK_EVEN = 0.45
 """Share of active latent sites from which an edit runs dense. Where a thin UNet call stops being faster depends on the
 model: on two CPU cores the demo's is level at 0.47 of 64x128 latents, at 0.8 of 32x32."""
 
 
-class SparseEditor:
+class SparseEditor(DenseEditor):
     """Edits with a stock pipeline of the Stable Diffusion families, computing only what an edit changed.
 
-    A pipeline with a ControlNet shows it the Canny edges of each picture. A `refiner`, a pipeline of its own, finishes
-    what the first one begins.
-
-    `policy` says how an edit becomes a mask; `on_step(done, total)` is called after each denoising step. `norm` is
-    "updated" for group norms that follow the edit's statistics, "original" for the original's. On a CPU in bfloat16,
-    `pack` keeps a second copy of the weights in the layout its kernels want: faster edits, more memory. `keeping` says
-    how recordings are kept: in memory unless it names a folder.
+    Takes what a `DenseEditor` takes. `norm` is "updated" for group norms that follow the edit's statistics, "original"
+    for the original's. On a CPU in bfloat16, `pack` keeps a second copy of the weights in the layout its kernels want:
+    faster edits, more memory. `keeping` says how recordings are kept: in memory unless it names a folder.
     """
 
     def __init__(
@@ -71,19 +63,12 @@ class SparseEditor:
         refiner: DiffusionPipeline | None = None,
         keeping: Keeping | None = None,
     ) -> None:
-        self.stages = stages_of(pipe)
-        self.refiner = None if refiner is None else stages_of(refiner)
+        super().__init__(pipe, policy=policy, on_step=on_step, refiner=refiner)
         self.packed = PackedWeights() if pack and can_pack() and self.stages.unet.dtype == torch.bfloat16 else None
-        self.policy = policy
         self.moments = norm == "updated"
         self.break_even = break_even
-        self.on_step = on_step
         self.keeping = keeping or Keeping()
         self.recorded: Recorded | None = None
-
-    def request(self, original: Picture | None, **settings: Any) -> Request:
-        """Check and bundle what all edits of an original share; settings and errors as `make_request`."""
-        return make_request(self.stages, self.refiner, original, **settings)
 
     def record(self, original: Picture | None, *, record_steps: int | None = None, **settings: Any) -> Image.Image:
         """Run the original densely and remember it; settings as `request`. Returns its own generated picture.
@@ -122,41 +107,99 @@ class SparseEditor:
             self.keeping, self.stages, self.refiner, request, moments=self.moments, kept=kept, sites=sites or None
         )
 
-    def edit(self, edited: Picture | None = None, *, mask: Tensor | None = None, prompt: str | None = None) -> Result:
-        """A warm edit of the recorded original: thin passes only.
+    def edit(
+        self,
+        edited: Picture | None = None,
+        *,
+        mask: Tensor | None = None,
+        prompt: str | None = None,
+        keep: bool = False,
+    ) -> Result:
+        """A warm edit of the recorded original: thin passes only. With `keep` its result is the next one's original.
 
-        Raises CacheError when nothing was recorded, InputError when the edit does not fit the original.
+        Raises CacheError when nothing was recorded, InputError when the edit does not fit the original; with `keep` as
+        `advance`.
         """
-        return self.apply(Edit(edited, mask, prompt))
+        edit = Edit(edited, mask, prompt)
+        return self.advance(edit) if keep else self.apply(edit)
 
     def apply(self, edit: Edit) -> Result:
         """`edit`, for an edit in one piece."""
+        return self._edited(edit, keep=False)
+
+    def advance(self, edit: Edit) -> Result:
+        """`apply`, and let what came of it be the original of the next edit: its picture, its prompt, its activations.
+
+        The recording is changed in memory, where one that lies on the disk is brought first; files stay as they are. An
+        edit so large that it runs densely is recorded densely too. Group norms keep the first original's statistics,
+        or with norm "updated" follow every edit. Raises SettingsError for a recording cut down to a halo, CacheError
+        for one that memory has no room for. An edit that fails leaves the recording as it was, or refused from then on.
+        """
+        check_keepable(self.keeping)
+        return self._edited(edit, keep=True)
+
+    def _edited(self, edit: Edit, *, keep: bool) -> Result:
         if self.recorded is None:
             raise CacheError("nothing was recorded; call record(original, prompt=...) before edit()")
         recorded = self.recorded
+        if recorded.renewing:
+            raise CacheError(
+                "this recording was interrupted while an edit was written into it; record the original again"
+            )
         request = recorded.request
         plan = plan_edit(request, edit, self.policy)
         if plan.sites.empty:
             return self._untouched(plan, request, recorded.picture)
-        reason = self._too_large(plan)
-        if reason:
-            return self._dense(request, plan, self._base(request, recorded.picture), reason)
+        base = self._base(request, recorded.picture)
+        if reason := self._too_large(plan):
+            return self._dense_edit(recorded, plan, base, reason, keep=keep)
         try:
-            way, (generated, latents) = self._warm(recorded, plan)
+            way, (generated, latents) = self._warm(recorded, plan, keep=keep)
         except DamagedError as error:
             recorded = self.record_request(request, shelf=recorded.shelf)
-            way, (generated, latents) = self._warm(recorded, plan)
+            way, (generated, latents) = self._warm(recorded, plan, keep=keep)
             way.notes.append(f"{error}; the original was recorded again")
-        base = self._base(request, recorded.picture)
-        return self._result(plan, base, generated, latents, "warm", _reason(way), way.clock)
+        result = self._result(plan, base, generated, latents, "warm", reason_of(way), way.clock)
+        return self._kept_in(recorded, way, result) if isinstance(way, Renewing) else result
 
-    def _warm(self, recorded: Recorded, plan: Plan) -> tuple[Way, tuple[Tensor, Tensor]]:
+    def _warm(self, recorded: Recorded, plan: Plan, *, keep: bool) -> tuple[Thin, tuple[Tensor, Tensor]]:
         """The thin passes of an edit -> how they ran, and what they made."""
-        request, clock = recorded.request, Clock(self.stages.device)
-        self._time_text(clock, request, plan.prompt)
-        timesteps = self.stages.timesteps(request.schedule) if recorded.kept else ()
-        way = Thin(clock, recorded.caches, plan.stage_sites, self.packed, timesteps, recorded.kept)
-        return way, self._run(way, request, [plan])
+        if keep and recorded.shelf is not None:
+            recorded.shelf.settle()
+        timesteps = self.stages.timesteps(recorded.request.schedule) if recorded.kept else ()
+        kind = Renewing if keep else Thin
+        clock = Clock(self.stages.device)
+        way = kind(clock, recorded.caches, plan.stage_sites, self.packed, timesteps, recorded.kept)
+        self._time_text(clock, recorded.request, plan.prompt)
+        return way, self._run(way, recorded.request, [plan])
+
+    def _kept_in(self, recorded: Recorded, way: Renewing, result: Result) -> Result:
+        """Write a thin edit into the recording, which then is that of its result -> the result, and what that took.
+
+        A photo is recorded without a hole, so what filled one is run once more, thinly, as a part of the photo.
+        """
+        request = following(recorded.request, result)
+        if request.task == "inpaint":
+            self._run(way, request, [plan_nothing(request)])
+            result = replace(result, passes=2)
+        recorded.renewing = True
+        with way.clock.stage("writing"):
+            way.write()
+        self.recorded = Recorded(request, result.picture, Clock(self.stages.device), recorded.caches, recorded.kept)
+        return result
+
+    def _dense_edit(self, recorded: Recorded, plan: Plan, base: Tensor, reason: str, *, keep: bool) -> Result:
+        """An edit so large that it runs densely; one that is kept is recorded anew, in memory."""
+        request = recorded.request
+        if not keep:
+            return self._dense(request, plan, base, reason)
+        result = self._dense(request, plan, base, f"{reason}; its result was recorded anew")
+        request = following(request, result)
+        keeping = replace(self.keeping, folder=None)
+        options: dict[str, Any] = {"moments": self.moments, "kept": recorded.kept}
+        anew = self.record_request(request, shelf=Shelf(keeping, self.stages, self.refiner, request, **options))
+        anew.picture = result.picture
+        return result
 
     def cold(self, request: Request, edit: Edit, coarse: int) -> tuple[Recorded, Result]:
         """A first edit without a run of the original: `coarse` dense steps of the edit itself, then all steps thinly.
@@ -183,7 +226,7 @@ class SparseEditor:
         generated, latents = self._run(way, request, [plan])
         run.picture = generated
         base = generated if base is None else base
-        return run, self._result(plan, base, generated, latents, "cold", _reason(way), clock)
+        return run, self._result(plan, base, generated, latents, "cold", reason_of(way), clock)
 
     def alongside(self, request: Request, edits: Sequence[Edit]) -> tuple[Recorded, list[Result]]:
         """The original and its edits in one batch, with the memory of one step.
@@ -213,45 +256,9 @@ class SparseEditor:
                 results.append(self._dense(request, plan, base, self._too_large(plan)))
             else:
                 one = slice(row, row + 1)
-                clock, reason = clocks[row], _reason(way)
+                clock, reason = clocks[row], reason_of(way)
                 results.append(self._result(plan, base, generated[one], latents[one], "alongside", reason, clock))
         return whole, results
-
-    def dense(self, request: Request, edit: Edit, original: Tensor | None = None) -> Result:
-        """The dense edit, for comparison: the stock pipeline on the edited picture, text encoding included.
-
-        For `inpaint` the result keeps the photo outside the mask; for `sdedit` it is the whole generated picture,
-        or, with the `original`'s own picture given, that one outside the mask.
-        """
-        plan = plan_edit(request, edit, self.policy)
-        base = request.original if request.task == "inpaint" else original
-        for stages in filter(None, (self.stages, self.refiner)):
-            stages.forget_texts()
-        return self._dense(request, plan, base, None)
-
-    def _run(self, way: Way, request: Request, plans: Sequence[Plan]) -> tuple[Tensor, Tensor]:
-        """Run the request's task on the plans' pictures in one batch -> generated pictures and their latents."""
-        frame = request.frame
-        pictures = torch.cat([frame.pad(plan.picture) for plan in plans])
-        prompts = [plan.prompt for plan in plans]
-        maps = [frame.pad(plan.control) for plan in plans if plan.control is not None]
-        control = Control(torch.cat(maps), request.control_scale) if maps else None
-        common = (prompts, request.negative, request.schedule, request.seed, self.on_step, control)
-        with torch.inference_mode():
-            if isinstance(self.stages, PixelStages):
-                generated, latents = sdedit_pixels(
-                    self.stages, way, pictures, request.schedule, request.seed, self.on_step
-                )
-            elif request.task == "control":
-                generated, latents = from_control(self.stages, way, pictures, *common)
-            elif request.task == "inpaint":
-                holes = torch.stack([plan.cells(self.stages.scale) for plan in plans])
-                generated, latents = inpaint(self.stages, way, pictures, holes, *common)
-            elif self.refiner is not None and request.refine_from is not None:
-                generated, latents = refine(self.stages, self.refiner, request.refine_from, way, pictures, *common)
-            else:
-                generated, latents = sdedit(self.stages, way, pictures, *common)
-        return frame.crop(generated.cpu()), latents
 
     def _kept(self, request: Request, count: int) -> tuple[int, ...] | None:
         """The steps that are run densely when `count` of a schedule are; None when that is all of them."""
@@ -268,42 +275,3 @@ class SparseEditor:
             f"the edit reaches {share:.0%} of the latent sites; from {self.break_even:.0%} on a dense pass is faster, "
             "so the edit ran dense"
         )
-
-    def _base(self, request: Request, generated: Tensor) -> Tensor:
-        return request.original if request.task == "inpaint" else generated
-
-    def _dense(self, request: Request, plan: Plan, base: Tensor | None, reason: str | None) -> Result:
-        clock = Clock(self.stages.device)
-        self._time_text(clock, request, plan.prompt)
-        way = Dense(clock)
-        generated, latents = self._run(way, request, [plan])
-        base = generated if base is None else base
-        return self._result(plan, base, generated, latents, "dense", _reason(way, reason), clock)
-
-    def _result(
-        self, plan: Plan, base: Tensor, generated: Tensor, latents: Tensor, way: str, reason: str | None, clock: Clock
-    ) -> Result:
-        width = self.policy.blend_width(drawn=plan.mask_source in ("user", "motion"))
-        picture = composite(base, generated, plan.blend, width)
-        reason = "; ".join(filter(None, (reason, plan.hint))) or None
-        return Result(picture, generated, latents, plan.blend, way, reason, plan, clock)
-
-    def _untouched(self, plan: Plan, request: Request, made: Tensor | None = None) -> Result:
-        """The original as it is; that of task control is what was `made` of its map."""
-        difference = f"nothing differs from the original by more than {self.policy.threshold:g}"
-        what = "the mask is empty" if plan.mask_source == "user" else difference
-        original = made if request.task == "control" and made is not None else request.original
-        reason = f"{what}; the original is returned"
-        return Result(original, original, None, plan.blend, "none", reason, plan, Clock(self.stages.device))
-
-    def _time_text(self, clock: Clock, request: Request, prompt: str) -> None:
-        """Encode a prompt under the clock, unless its embeddings are at hand."""
-        for stages in filter(None, (self.stages, self.refiner)):
-            if not stages.knows_text(prompt, request.negative, request.schedule):
-                with torch.inference_mode(), clock.stage("text"):
-                    stages.text([prompt], request.negative, request.schedule)
-
-
-def _reason(way: Way, reason: str | None = None) -> str | None:
-    """Why a result is what it is, with what its run has to say."""
-    return "; ".join(filter(None, (reason, *way.notes))) or None

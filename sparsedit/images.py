@@ -133,6 +133,11 @@ def to_image(tensor: torch.Tensor) -> Image.Image:
 
 def save_image(image: Image.Image, path: Path) -> None:
     """Write the picture as PNG, whole or not at all. Raises InputError when `path` cannot be written."""
+    write_atomic(path, png(image))
+
+
+def png(image: Image.Image, level: int = 6) -> bytes:
+    """The picture as a PNG file, compressed at one of zlib's levels."""
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    write_atomic(path, buffer.getvalue())
+    image.save(buffer, format="PNG", compress_level=level)
+    return buffer.getvalue()

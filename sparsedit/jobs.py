@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,15 +31,32 @@ class Job:
     def seed(self) -> int:
         return case_seed(self.settings.seed, self.case.id)
 
+    @property
+    def passes(self) -> int:
+        """Thin passes of an edit: in a series a filled hole runs once more, as a part of the photo."""
+        return 2 if self.case.series and self.settings.task == "inpaint" else 1
+
+    def place(self, variant: Variant) -> dict[str, int] | None:
+        """Which edit of how many in a series a variant is; None where it is none of a series."""
+        if not self.case.series:
+            return None
+        return {"position": self.variants.index(variant) + 1, "edits": len(self.variants)}
+
     def record_id(self, variant: Variant, model: str) -> str:
-        """Hash of case, variant and configuration: the same work has the same id in every run."""
-        what = {
+        """Hash of case, variant and configuration: the same work has the same id in every run.
+
+        In a series that takes the variants before.
+        """
+        what: dict[str, Any] = {
             "case": self.case.id,
             "variant": variant.id,
             "prompts": [self.prompt, variant.prompt],
             "model": model,
             "settings": self.settings.model_dump(exclude={"device", "cache", "cache_budget"}),
         }
+        if self.case.series:
+            before = self.variants[: self.variants.index(variant)]
+            what["series"] = [[each.id, each.prompt] for each in before]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -72,6 +89,8 @@ def _jobs_of(
     flags: Mapping[str, Any],
 ) -> Iterator[Job]:
     groups: dict[tuple[str, Settings], list[Variant]] = {}
+    if case.series:  # statistics of the first original would not do for what ten edits have made of it
+        preset_defaults = {**preset_defaults, "way": "warm", "norm": "updated"}
     for variant in case.variants:
         own = (manifest.defaults, case.settings, variant.settings)
         if any("cache" in layer for layer in own):
@@ -82,10 +101,30 @@ def _jobs_of(
         _check(case, variant, settings)
         if settings.task == "prompt" and case.original is not None and settings.scheduler is None:
             settings = Settings.model_validate(settings.said() | {"scheduler": "ddim"})  # which can be inverted
-        prompt = prompt_of_original(case.prompt, variant.prompt, settings)
+        first = case.variants[0] if case.series else variant
+        prompt = prompt_of_original(case.prompt, first.prompt, settings)
         groups.setdefault((prompt, settings), []).append(variant)
+    if case.series:
+        _check_series(case, [settings for _, settings in groups])
     for (prompt, settings), variants in groups.items():
         yield Job(case, prompt, tuple(variants), settings)
+
+
+def _check_series(case: Case, settings_of: Iterable[Settings]) -> None:
+    """Raise ManifestError for edits that cannot go on from one another."""
+    first, *others = settings_of
+    for settings in others:
+        names = [name for name, value in settings if value != getattr(first, name)]
+        raise ManifestError(
+            f"case {case.id!r}: the edits of a series share one recording, so all take the same settings, "
+            f"and these differ in {', '.join(names)}"
+        )
+    if first.task in FOLLOWING:
+        raise ManifestError(f"case {case.id!r}: task {first.task} has no series: its edits start from the original")
+    if first.way != "warm":
+        raise ManifestError(f"case {case.id!r}: a series goes on from a recording: way warm, not {first.way}")
+    if first.cache_rows == "halo":
+        raise ManifestError(f"case {case.id!r}: a series needs every row of its recording: leave out cache_rows halo")
 
 
 def _check(case: Case, variant: Variant, settings: Settings) -> None:

@@ -47,13 +47,17 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """An original picture with its prompt, and the edits made to it. Without a picture one is made of the prompt."""
+    """An original picture with its prompt, and the edits made to it. Without a picture one is made of the prompt.
+
+    The edits of a `series` are made one upon the other, in their order.
+    """
 
     id: str
     original: Path | None
     prompt: str
     variants: tuple[Variant, ...]
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    series: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +99,7 @@ def single_case(
     edit_prompt: str | None = None,
     by: tuple[int, int] | None = None,
     angle: float | None = None,
+    series: bool = False,
 ) -> Manifest:
     """The manifest of one original and its edits, as named on the command line.
 
@@ -116,7 +121,7 @@ def single_case(
     for picture in pictures:
         name = _free_id(picture or mask or Path(kind), [variant.id for variant in variants])
         variants.append(Variant(name, picture, mask, edit_prompt, by=by, angle=angle))
-    case = Case(_free_id(original or Path("noise"), []), original, prompt, tuple(variants))
+    case = Case(_free_id(original or Path("noise"), []), original, prompt, tuple(variants), series=series)
     return Manifest(version=1, model=None, defaults={}, cases=(case,))
 
 
@@ -198,6 +203,7 @@ class _CaseEntry(Settings):
     id: Id
     original: _Picture | None = None
     prompt: str = ""
+    series: bool = False
     variants: Annotated[list[_VariantEntry], Field(min_length=1)]
 
 
@@ -255,12 +261,21 @@ def _case(entry: _CaseEntry) -> Case:
             id=variant.id,
             edited=variant.edited,
             mask=variant.mask,
-            prompt=entry.prompt if variant.prompt is None else variant.prompt,
+            prompt=prompt,
             edit_type=variant.edit_type,
             settings=variant.said(),
             by=None if variant.by is None else (variant.by[0], variant.by[1]),
             angle=variant.angle,
         )
-        for variant in entry.variants
+        for variant, prompt in zip(entry.variants, _prompts(entry), strict=True)
     )
-    return Case(entry.id, entry.original, entry.prompt, variants, entry.said())
+    return Case(entry.id, entry.original, entry.prompt, variants, entry.said(), entry.series)
+
+
+def _prompts(entry: _CaseEntry) -> Iterator[str]:
+    """Every variant's prompt: its own, else the case's, or in a series that of the variant before."""
+    before = entry.prompt
+    for variant in entry.variants:
+        prompt = before if variant.prompt is None else variant.prompt
+        before = prompt if entry.series else before
+        yield prompt

@@ -72,6 +72,9 @@ class MovingEditor(SparseEditor):
         way = Thin(clock, recorded.caches, plan.stage_sites, self.packed, motion=motion)
         return self._made(way, request, plan, canvas, motion, "warm", None)
 
+    def advance(self, edit: Edit) -> Result:
+        raise SettingsError("tasks pan and rotate have no series: every motion starts from the recorded photo")
+
     def alongside(self, request: Request, edits: Sequence[Edit]) -> tuple[Recorded, list[Result]]:
         raise SettingsError(f"task {request.task} moves what was recorded of its original: use way warm")
 

@@ -39,7 +39,8 @@ class Request:
     `refine_from` the share of the way down the noise from which a refiner goes on, where there is one. A `generated`
     original is made from noise; before that its tensor says no more than its size. For task control the original is
     a photo whose edges are the map, or with `from_map` the map itself. The model takes sides that are multiples of
-    `multiple`; pictures of others are padded where it is called.
+    `multiple`; pictures of others are padded where it is called. In a series the original is what came of the edits
+    before, and `painted` the strokes it came of, where the model is given these.
     """
 
     original: Tensor
@@ -54,11 +55,17 @@ class Request:
     generated: bool = False
     from_map: bool = False
     multiple: int = 1
+    painted: Tensor | None = None
 
     @property
     def frame(self) -> Frame:
         height, width = self.original.shape[-2:]
         return Frame((height, width), self.multiple)
+
+    @property
+    def given(self) -> Tensor:
+        """What the model is given as the original."""
+        return self.original if self.painted is None else self.painted
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,8 @@ class Edit:
     """One edit: an edited picture, a mask (bool [H, W]), or both, and its prompt when it differs.
 
     Or a canvas that moves: `by` pixels to the right and down, or turned by an `angle` in degrees, counterclockwise.
+    `upon` is what the edited picture was painted on, where that is not the original: in a series, whose results nobody
+    has seen yet when its pictures are painted. What differs from it, and is not in the series yet, is the edit.
     """
 
     edited: Picture | None = None
@@ -73,6 +82,7 @@ class Edit:
     prompt: str | None = None
     by: tuple[int, int] | None = None
     angle: float | None = None
+    upon: Picture | None = None
 
 
 @dataclass(frozen=True)
@@ -115,25 +125,29 @@ class Plan:
 def plan_edit(request: Request, edit: Edit, policy: MaskPolicy) -> Plan:
     """What an edit changes: its mask, the sites that follow, and the picture that goes in.
 
-    With a mask given, strokes of the edited picture outside it are not taken over. Raises InputError when edit and
-    original differ in size, or when what the task needs is missing.
+    With a mask given, strokes of the edited picture outside it are not taken over; nor, in a series, what is no stroke.
+    Raises InputError when edit and original differ in size, or when what the task needs is missing.
     """
     original, task = request.original, request.task
-    edited = None if edit.edited is None else as_tensor(edit.edited)
-    if edited is not None and edited.shape != original.shape:
-        raise InputError(_size_sentence("the edited picture", edited.shape[-2:], original))
+    edited, upon = (None if each is None else as_tensor(each) for each in (edit.edited, edit.upon))
+    for what, each in (("the edited picture", edited), ("the picture it was painted on", upon)):
+        if each is not None and each.shape != original.shape:
+            raise InputError(_size_sentence(what, each.shape[-2:], original))
     if edit.mask is not None and edit.mask.shape != original.shape[-2:]:
         raise InputError(_size_sentence("the mask", edit.mask.shape, original))
     if edited is None and (task in ("sdedit", "control") or edit.mask is None):
         drawn = task in ("sdedit", "control")
         needed = "an edited picture" if drawn else "a mask, or an edited picture whose difference is one"
         raise InputError(f"{task} needs {needed}")
-    picture = original if edited is None else edited
-    if edit.mask is None:
-        changed = difference(original, picture, policy.threshold)
-    else:
-        changed = edit.mask
-        picture = torch.where(changed, picture, original)
+    picture = request.given if edited is None else edited
+    hint = _hint(request, edit, original if upon is None else upon, picture, policy.threshold)
+    changed = edit.mask
+    if changed is None:
+        changed = difference(original if upon is None else upon, picture, policy.threshold)
+        if upon is not None:
+            changed = changed & difference(request.given, picture, policy.threshold)
+    if edit.mask is not None or upon is not None or request.painted is not None:
+        picture = torch.where(changed, picture, request.given)
     control, control_changed = _control(request, picture, changed)
     if task == "control":
         changed = torch.zeros_like(changed) if control_changed is None else control_changed
@@ -152,11 +166,11 @@ def plan_edit(request: Request, edit: Edit, policy: MaskPolicy) -> Plan:
         mask_source="difference" if edit.mask is None else "user",
         control=control,
         control_changed=control_changed,
-        hint=_hint(request, edit, picture, policy.threshold),
+        hint=hint,
     )
 
 
-def _hint(request: Request, edit: Edit, picture: Tensor, threshold: float) -> str | None:
+def _hint(request: Request, edit: Edit, before: Tensor, picture: Tensor, threshold: float) -> str | None:
     """What to do about a drawn mask that may be inverted, or a difference that is nearly all a compression's noise."""
     if request.task == "prompt":  # its masks may be found, and be large for good reasons
         return None
@@ -164,11 +178,11 @@ def _hint(request: Request, edit: Edit, picture: Tensor, threshold: float) -> st
         covered = edit_ratio(edit.mask)
         said = f"the mask covers {covered:.0%}; white is what is edited, so turn it round if that is what should stay"
         return said if covered > 1 - SUSPICIOUS else None
-    ratio = edit_ratio(difference(request.original, picture, threshold))
+    ratio = edit_ratio(difference(before, picture, threshold))
     if ratio <= SUSPICIOUS:
         return None
     for higher in (threshold * factor for factor in (2, 4, 8)):
-        left = edit_ratio(difference(request.original, picture, higher))
+        left = edit_ratio(difference(before, picture, higher))
         if left < ratio / 4:
             return (
                 f"{ratio:.0%} of the pixels differ, most of them so little that it may be a compression's noise: "
@@ -184,7 +198,7 @@ def _control(request: Request, picture: Tensor, changed: Tensor) -> tuple[Tensor
     """
     if request.control is None or not changed.any():
         return request.control, None
-    shown = torch.where(changed, picture, request.original)
+    shown = torch.where(changed, picture, request.given)
     control = shown / 2 + 0.5 if request.from_map else control_map(shown)
     return control, moved(control, request.control)
 
@@ -200,9 +214,7 @@ def plan_nothing(request: Request) -> Plan:
     """The original as a plan in which nothing changes."""
     nothing = torch.zeros(request.original.shape[-2:], dtype=torch.bool)
     sites = dict.fromkeys(("encoder", *DENOISING, "decoder"), SitePyramid(request.frame.pad_mask(nothing)))
-    return Plan(
-        request.original, request.prompt, nothing, nothing, nothing, sites, 0.0, "none", control=request.control
-    )
+    return Plan(request.given, request.prompt, nothing, nothing, nothing, sites, 0.0, "none", control=request.control)
 
 
 def composite(base: Tensor, generated: Tensor, mask: Tensor, feather_px: int) -> Tensor:

@@ -97,6 +97,9 @@ class PromptEditor(SparseEditor):
             generated, latents = self._generate(way, request, prompt, recorded.trajectory, guide.renew)
         return self._made(recorded, guide, prompt, generated, latents)
 
+    def advance(self, edit: Edit) -> Result:
+        raise SettingsError("task prompt has no series: every edit of words starts from the recorded original")
+
     def alongside(self, request: Request, edits: Sequence[Edit]) -> tuple[Recorded, list[Result]]:
         raise SettingsError("a prompt edit follows the run of its original: use way warm")
 

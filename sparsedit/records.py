@@ -1,17 +1,18 @@
 """Records: one JSON object per case, variant and configuration, the only source of tables and reports.
 
 A record holds what was measured, raw, and nothing derived that a table can compute. Values that do not exist are
-null, never NaN. Lines are appended whole and fsynced one by one, so a run that dies loses the case in hand alone.
+null, never NaN. Lines are appended whole and fsynced as they come, so a run that dies loses the case in hand alone.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sparsedit.discretion import discreet
+from sparsedit.discretion import discreet, is_discreet
 from sparsedit.errors import InputError
 
 SCHEMA = 1
@@ -26,26 +27,37 @@ def stage_entry(macs: int | None, attention_macs: int | None, seconds: list[floa
 
 
 def append_record(path: Path, record: Record) -> Record:
-    """Append one record as one line, wait until the disk has it, and return it as it was written: without secrets.
+    """Append one record as `append_records` does, and return it as it was written."""
+    [written] = append_records(path, [record])
+    return written
+
+
+def append_records(path: Path, records: Sequence[Record]) -> list[Record]:
+    """Append records as one line each, wait until the disk has them all, and return them as they were written:
+    without secrets.
 
     Raises ValueError for NaN or infinity in a record (a bug), InputError when the file cannot be written; it is then
     as it was before.
     """
-    record = discreet(record)
-    line = json.dumps(record, allow_nan=False, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    written, lines = list(records), [_line(record) for record in records]
+    for place, line in enumerate(lines):
+        if not is_discreet(line):
+            written[place] = discreet(written[place])
+            lines[place] = _line(written[place])
+    data = "".join(lines).encode("utf-8", "backslashreplace")
     try:
         with path.open("ab", buffering=0) as stream:
             before = stream.tell()
             try:
-                while line:
-                    line = line[stream.write(line) or 0 :]
+                while data:
+                    data = data[stream.write(data) or 0 :]
                 os.fsync(stream.fileno())
             except OSError:
                 stream.truncate(before)
                 raise
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror})") from error
-    return record
+    return written
 
 
 def read_records(path: Path) -> list[Record]:
@@ -89,6 +101,10 @@ def macs_ratio(record: Record, stage: str = "unet") -> float | None:
     passes = record["stages"].get(stage, {})
     dense, sparse = ((passes.get(kind) or {}).get("macs") for kind in ("dense", "sparse"))
     return dense / sparse if dense and sparse else None
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def _record(line: bytes, place: str) -> Record:

@@ -25,7 +25,8 @@ class Result:
     `picture` is the composited result [1, 3, H, W] in [-1, 1], `generated` the decoder's output before that,
     `mask` (bool [H, W]) where it may differ from the picture being edited. `way` is what really ran and `reason`
     why, where that is not what was asked for. `clock` holds the seconds of the edit's own stages; `dense_calls` of its
-    UNet calls were dense though others were thin.
+    UNet calls were dense though others were thin. In a series it may have taken two thin `passes`: one that makes the
+    picture, and one that writes it into the recording.
     """
 
     picture: Tensor
@@ -37,6 +38,7 @@ class Result:
     plan: Plan
     clock: Clock
     dense_calls: int = 0
+    passes: int = 1
 
     @property
     def image(self) -> Image.Image:
@@ -49,6 +51,7 @@ class Recorded:
 
     `kept` are the steps that were recorded, where not all were; the others are interpolated. `shelf` is where it is
     kept for later, and says whether it was taken from there. `trajectory` is there for tasks whose edits need it.
+    `renewing` is set while an edit is written into the caches, and stays where that was interrupted.
     """
 
     request: Request
@@ -58,6 +61,7 @@ class Recorded:
     kept: tuple[int, ...] | None = None
     shelf: Shelf | None = None
     trajectory: Trajectory | None = None
+    renewing: bool = False
 
     @property
     def loaded(self) -> bool:

@@ -22,7 +22,8 @@ from sparsedit.errors import CacheError, InputError
 from sparsedit.files import LEFTOVERS, write_atomic
 
 _RECORDS = "records.jsonl"
-_PARTS = ("config.yaml", "environment.json", _RECORDS, "report.html", "images")
+_SESSIONS = "sessions.jsonl"
+_PARTS = ("config.yaml", "environment.json", _RECORDS, _SESSIONS, "report.html", "images")
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,11 @@ class RunFolder:
     @property
     def records(self) -> Path:
         return self.path / _RECORDS
+
+    @property
+    def sessions(self) -> Path:
+        """A line for each time a bench worked on the run: what it spent its time on."""
+        return self.path / _SESSIONS
 
     def images(self, case: str, variant: str) -> Path:
         """The folder of one variant's pictures, made when it is not there."""

@@ -1,4 +1,4 @@
-"""The ways a stage can run: densely, remembering, thinly, first coarse and then thin, or in lockstep with an original.
+"""The ways a stage can run: densely, remembering, thinly (and renewing), coarse and then thin, or beside an original.
 
 A way is handed to a task, which asks it for the context `around` each model it calls. The task's page reads the
 same whatever the way.
@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
@@ -23,9 +24,11 @@ from sparsedit.sparse import (
     SitePyramid,
     alongside,
     record,
+    renewing,
     sparse,
 )
-from sparsedit.sparse.cache import Remembered
+from sparsedit.sparse.cache import Remembered, Renewable
+from sparsedit.sparse.renewal import Renewal
 from sparsedit.stages import Schedule
 
 DENOISING = ("unet", "controlnet")
@@ -124,12 +127,35 @@ class Thin(Way):
         self.motion = motion
 
     def engaged(self, stage: str, model: nn.Module) -> AbstractContextManager[object]:
-        cache: Remembered = self.caches[stage]
-        if self.kept is not None and stage in DENOISING:
-            cache = InterpolatedCache(self.caches[stage], self.timesteps, self.kept)
+        cache: Remembered = self.recording(stage)
         if self.motion is not None:
             cache = MovedCache(cache, self.motion)
         return sparse(model, cache, self.sites[stage], packed=self.packed)
+
+    def recording(self, stage: str) -> Renewable:
+        """What a stage reads, as a recording of all steps."""
+        if self.kept is not None and stage in DENOISING:
+            return InterpolatedCache(self.caches[stage], self.timesteps, self.kept)
+        return self.caches[stage]
+
+
+class Renewing(Thin):
+    """A thin way that holds what it makes anew, for `write` to put into the recording."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.renewals: dict[str, Renewal] = {}
+
+    @contextmanager
+    def engaged(self, stage: str, model: nn.Module) -> Iterator[None]:
+        with renewing(model, self.recording(stage), self.sites[stage], packed=self.packed) as renewal:
+            yield
+        self.renewals[stage] = renewal
+
+    def write(self) -> None:
+        """Make the recording that of this run. What stops it midway leaves the recording half of each."""
+        for renewal in self.renewals.values():
+            renewal.write()
 
 
 class Cold(Way):

@@ -56,6 +56,13 @@ def failed(reason: str = "it did not fit", **changes: Any) -> Record:
     return whole | {"status": "failed", "reason": reason, "stages": {}, "fidelity": None, "total": nothing}
 
 
+def benched(case: str, way: str = "warm", made: Any = record, **changes: Any) -> Record:
+    """A record of a bench, its id made of case and way."""
+    bench = {"cell": "", "configuration": "0" * 16, "way": way, "track": "mask-derived"}
+    changes = {"id": f"{case}-{way}", "way": way, "bench": bench, "original_prompt": "a meadow"} | changes
+    return made(case=case, variant="edit", **changes)
+
+
 def fidelity(inside: float | None, whole: float | None) -> dict[str, Any]:
     return {
         "protocol": "sparse-vs-dense",

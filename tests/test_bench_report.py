@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from sparsedit.bench.limits import check_limits, load_limits
 from sparsedit.bench.progress import Progress
 from sparsedit.errors import InputError, SettingsError, ThresholdError
-from sparsedit.records import Record
 from sparsedit.report.bench import Line, Tables, merged, tables
-from sparsedit.report.bench_text import bench_csv, bench_latex, bench_markdown, bench_page, bench_view
-from tests.sample_records import failed, fidelity, record
-
-
-def benched(case: str, way: str = "warm", made: Any = record, **changes: Any) -> Record:
-    """A record of a bench, its id made of case and way."""
-    bench = {"cell": "", "configuration": "0" * 16, "way": way, "track": "mask-derived"}
-    changes = {"id": f"{case}-{way}", "way": way, "bench": bench, "original_prompt": "a meadow"} | changes
-    return made(case=case, variant="edit", **changes)
+from sparsedit.report.bench_page import bench_page
+from sparsedit.report.bench_text import bench_csv, bench_latex, bench_markdown, bench_view
+from sparsedit.report.thumbnails import OF_A_TYPE
+from tests.sample_records import benched, failed, fidelity, record
 
 
 def line(shown: Tables, way: str, group: str = "all") -> Line:
@@ -106,7 +103,7 @@ def test_every_format_shows_the_same() -> None:
     console.print(bench_view(shown, "a title", 80))
     assert isinstance(console.file, io.StringIO)
     view, markdown, latex = console.file.getvalue(), bench_markdown(shown, "a title"), bench_latex(shown)
-    page = bench_page(shown, "a title <b>", "a machine")
+    page = bench_page(shown, records, [], "a title <b>", "a machine")
     for text in (view, markdown, latex, page):
         assert "35.0" in text
         assert "RegionE" in text
@@ -120,6 +117,34 @@ def test_every_format_shows_the_same() -> None:
     assert shown.document()["lines"][0]["means"]["inside_psnr"]["mean"] == 35.0
 
 
+def test_a_page_shows_plots_and_some_edits_of_every_type_and_asks_for_nothing(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    records = []
+    for number in range(24):
+        name, kind = f"c{number:02}", ("add object", "change <style>")[number % 2]
+        for way in ("dense", "warm", "cold"):
+            place = f"{name}/edit/00000000/{way}"
+            scores = fidelity(None, None) if way == "dense" else fidelity(30.0 + number, 50.0)
+            own = {"images": place, "edit_type": kind, "edit_prompt": "a <b>", "fidelity": scores}
+            records.append(benched(name, way, **own))
+            files = [tmp_path / "images" / place / "sparse.png"] if way != "dense" else []
+            for path in [tmp_path / "images" / name / "edit" / "00000000" / "original.png", *files]:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(noise.integers(0, 256, (256, 512, 3), dtype=np.uint8)).save(path)
+    page = bench_page(tables(records), records, [tmp_path / "none", tmp_path], "a title", "a machine")
+    assert page.count("<svg") == 4
+    assert page.count("data:image/webp;base64,") == 2 * OF_A_TYPE * 3  # types, edits of each, pictures of an edit
+    assert "warm, 30.0 dB" in page
+    assert "<b>" not in page
+    assert "<style>" not in page.partition("</style>")[2]
+    assert not re.findall(r"(?:src|href)=\"(?!data:)[^#]", page)
+    assert len(page) < 1_000_000
+    # What lies outside the run's folder is not shown, whatever a record says.
+    outside = [record | {"images": f"../../{tmp_path.name}/images/{record['images']}"} for record in records]
+    (tmp_path / "other" / "images").mkdir(parents=True)
+    assert "data:image" not in bench_page(tables(records), outside, [tmp_path / "other"], "a title", "a machine")
+
+
 def test_limits_are_reached_or_named(tmp_path: Path) -> None:
     path = tmp_path / "limits.yaml"
     path.write_text("version: 1\nlimits:\n  warm: {inside_psnr: 30, macs_ratio: 5}\n")
@@ -129,6 +154,10 @@ def test_limits_are_reached_or_named(tmp_path: Path) -> None:
     path.write_text("version: 1\nlimits:\n  warm: {inside_psnr: 36}\n  cold: {macs_ratio: 1}\n")
     with pytest.raises(ThresholdError, match="inside_psnr is 35, less than 36; cold: not run"):
         check_limits(tables(RECORDS[:2]), load_limits(path))
+    touched = benched("e", fidelity=fidelity(40.0, 50.0) | {"outside_equal": False})
+    path.write_text("version: 1\nlimits:\n  warm: {inside_psnr: 30}\n")
+    with pytest.raises(ThresholdError, match="warm: in 1 of the edits pixels outside the mask changed"):
+        check_limits(tables([*RECORDS[:2], touched]), load_limits(path))
     path.write_text("version: 1\nlimits:\n  warm: {inside_psrn: 36}\n")
     with pytest.raises(SettingsError, match="did you mean 'inside_psnr'"):
         load_limits(path)

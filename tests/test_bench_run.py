@@ -10,9 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,35 +20,18 @@ from PIL import Image
 
 from sparsedit import cli
 from sparsedit.bench.driver import drive
-from sparsedit.bench.grid import Grid
-from sparsedit.bench.plan import Task, Wanted, plan_tasks
+from sparsedit.bench.outcome import Outcome
+from sparsedit.bench.plan import Task
+from sparsedit.bench.pool import LocalPool
+from sparsedit.bench.signals import terminable
 from sparsedit.bench.ways import WAYS
-from sparsedit.bench.worker import Outcome, Worker
+from sparsedit.bench.worker import Worker
 from sparsedit.errors import InputError
 from sparsedit.records import Record, macs_ratio, read_records
 from sparsedit.runs import RunFolder
-from sparsedit.suites.catalogue import open_suite
-from tests.bench_folder import write_folder, write_model
+from tests.bench_folder import FLAGS, Watch, by_id, tasks_of, write_folder, write_model
 
 ROOT = Path(__file__).parents[1]
-SETTINGS = {"steps": 6, "strength": 0.85, "guidance": 3.0, "coarse": 2}
-FLAGS = [word for key, value in SETTINGS.items() for word in (f"--{key}", str(value))]
-
-
-class Watch:
-    """Remembers the records it was told of."""
-
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-
-    def begin(self, task: Task) -> None:
-        pass
-
-    def finished(self, record: Record) -> None:
-        self.records.append(record)
-
-    def end(self, task: Task) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +46,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def worker() -> Worker:
-    return Worker()
+    return Worker(pictures=True)
 
 
 @pytest.fixture(autouse=True)
@@ -73,24 +55,8 @@ def nobodys_shard(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def tasks_of(model: Path, data: Path, ways: Sequence[str], **flags: Any) -> list[Task]:
-    wanted = Wanted(Grid(), tuple(ways), str(model), {}, SETTINGS | flags, {str(model): {}})
-    return plan_tasks(open_suite("folder", data), wanted)
-
-
-def lasting(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a record must not depend on when and beside what it was made."""
-    kept = {key: value for key, value in record.items() if key not in ("total", "memory")}
-    stages = {
-        stage: {kind: entry and entry | {"seconds": len(entry["seconds"])} for kind, entry in passes.items()}
-        for stage, passes in record["stages"].items()
-    }
-    return kept | {"stages": stages}
-
-
-def by_id(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
-    assert len({record["id"] for record in records}) == len(records)
-    return {record["id"]: lasting(record) for record in records}
+def stub_record(name: str) -> Record:
+    return {"schema": 1, "id": name, "status": "ok", "bench": {"way": "warm"}}
 
 
 # What a case leaves
@@ -100,7 +66,7 @@ def by_id(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
 def run(model: Path, data: Path, worker: Worker, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """Every way of the suite."""
     folder = RunFolder.create(tmp_path_factory.mktemp("run") / "run", overwrite=False)
-    drive(tasks_of(model, data, WAYS), worker, folder, Watch(), pictures=True)
+    drive(tasks_of(model, data, WAYS), LocalPool(worker), folder, Watch())
     return folder
 
 
@@ -160,7 +126,7 @@ def test_records_do_not_depend_on_order_or_company(
 ) -> None:
     watch = Watch()
     tasks = tasks_of(model, data, WAYS)[::-2]
-    drive(tasks, worker, RunFolder.create(tmp_path / "run", overwrite=False), watch, pictures=False)
+    drive(tasks, LocalPool(worker), RunFolder.create(tmp_path / "run", overwrite=False), watch)
     whole = by_id(read_records(run.records))
     assert by_id(watch.records) == {key: whole[key] for key in by_id(watch.records)}
     assert len(watch.records) == 2 * len(WAYS)
@@ -176,6 +142,19 @@ def test_a_way_that_cannot_run_is_a_record_with_its_reason(model: Path, worker: 
     assert "nothing to crop" in crop["reason"]
 
 
+def test_an_edit_so_large_that_it_runs_densely_keeps_what_its_way_keeps(
+    model: Path, worker: Worker, tmp_path: Path
+) -> None:
+    folder = write_folder(tmp_path / "suite")
+    edited = np.asarray(Image.open(folder / "original" / "a.png")).copy()
+    edited[:, :70] = (200, 30, 30)
+    Image.fromarray(edited).save(folder / "edited" / "a.png")
+    [task, *_] = tasks_of(model, folder, ["warm", "cold"])
+    warm, cold = (outcome.record for outcome in worker.run(task))
+    assert [record["way"] for record in (warm, cold)] == ["dense", "dense"]
+    assert [record["fidelity"]["outside_equal"] for record in (warm, cold)] == [True, None]
+
+
 def test_a_picture_that_is_broken_fails_its_case_alone(model: Path, worker: Worker, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "suite")
     (folder / "edited" / "a.png").write_bytes(b"no picture")
@@ -188,15 +167,15 @@ def test_a_picture_that_is_broken_fails_its_case_alone(model: Path, worker: Work
 def test_a_full_disk_ends_the_bench_and_costs_the_record_in_hand(model: Path, data: Path, tmp_path: Path) -> None:
     class Stub:
         def run(self, task: Task) -> Iterator[Outcome]:
-            yield Outcome({"schema": 1, "id": task.edit.id, "status": "ok"})
+            yield Outcome(stub_record(task.edit.id))
 
     folder = RunFolder.create(tmp_path / "run", overwrite=False)
     watch = Watch()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (60, limits[1]))  # room for one line and a half
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # room for one line and a half
     try:
         with pytest.raises(InputError, match="cannot be written"):
-            drive(tasks_of(model, data, ["warm"]), Stub(), folder, watch, pictures=False)
+            drive(tasks_of(model, data, ["warm"]), LocalPool(Stub()), folder, watch)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert len(watch.records) == 1
@@ -277,13 +256,14 @@ def test_a_bench_that_is_told_to_end_keeps_what_is_done(
     number: int, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(self: Worker, task: Task) -> Iterator[Outcome]:
-        yield Outcome({"schema": 1, "id": task.edit.id, "status": "ok"})
+        yield Outcome(stub_record(task.edit.id))
         os.kill(os.getpid(), number)
-        yield Outcome({"schema": 1, "id": "late", "status": "ok"})
+        yield Outcome(stub_record("late"))
 
     monkeypatch.setattr(Worker, "run", run)
     handler = signal.getsignal(signal.SIGTERM)
-    code, out, error = bench()
+    with terminable():  # as the process's entry does
+        code, out, error = bench()
     assert (code, out) == (cli.INTERRUPTED, "")
     assert "edits that are kept: 1." in error
     assert signal.getsignal(signal.SIGTERM) is handler

@@ -1,28 +1,21 @@
-"""Hands tasks to a worker and keeps what comes back: pictures first, then the record, one by one.
+"""Hands tasks to a pool of workers and keeps what comes back: pictures first, then the records.
 
-The one place that writes to a bench's folder, whatever runs the tasks.
+The one place that writes to a bench's folder, whoever runs the tasks. All that has come back when it looks is written
+with one wait for the disk: with one worker that is one record, with a thousand as many as came while it last wrote.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
+from sparsedit.bench.outcome import Files, Outcome
 from sparsedit.bench.plan import Task
-from sparsedit.records import Record, append_record
+from sparsedit.bench.pool import Pool
+from sparsedit.bench.sessions import Session
+from sparsedit.files import write_atomic
+from sparsedit.records import Record, append_records
 from sparsedit.runs import RunFolder
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from sparsedit.bench.worker import Outcome
-
-
-class Runs(Protocol):
-    """Whoever runs tasks."""
-
-    def run(self, task: Task) -> Iterator[Outcome]:
-        """An outcome for each of the task's ways."""
 
 
 class Watch(Protocol):
@@ -38,34 +31,52 @@ class Watch(Protocol):
         """A task is done."""
 
 
-def drive(tasks: Iterable[Task], worker: Runs, folder: RunFolder, watch: Watch, *, pictures: bool) -> None:
-    """Run every task and write what comes of it; with `pictures` those of every edit too.
+def drive(tasks: Iterable[Task], pool: Pool, folder: RunFolder, watch: Watch) -> None:
+    """Run every task and write what comes of it; at the end, however it ends, also what it took.
 
-    Raises InputError where the folder cannot be written, and what a worker raises when it cannot go on.
+    Raises InputError where the folder cannot be written, and what a pool raises when it cannot go on.
     """
+    session = Session(pool.crew)
+    try:
+        for arrived in pool.run(_begun(tasks, watch, session)):
+            outcomes = [outcome for made in arrived for outcome in made.outcomes]
+            with session.writing():
+                records = _write(outcomes, folder)
+            session.add(outcomes)
+            for record in records:
+                watch.finished(record)
+            for made in arrived:
+                if made.last:
+                    watch.end(made.task)
+    finally:
+        session.keep(folder)
+
+
+def _begun(tasks: Iterable[Task], watch: Watch, session: Session) -> Iterator[Task]:
     for task in tasks:
+        session.begin()
         watch.begin(task)
-        for outcome in worker.run(task):
-            if pictures and outcome.record["status"] == "ok":
-                _save(folder, outcome)
-            watch.finished(append_record(folder.records, outcome.record))
-        watch.end(task)
+        yield task
 
 
-def _save(folder: RunFolder, outcome: Outcome) -> None:
-    own = str(outcome.record["images"])
+def _write(outcomes: Sequence[Outcome], folder: RunFolder) -> list[Record]:
+    for outcome in outcomes:
+        if outcome.record["status"] == "ok":
+            _save(outcome, folder)
+    return append_records(folder.records, [outcome.record for outcome in outcomes])
+
+
+def _save(outcome: Outcome, folder: RunFolder) -> None:
+    own = str(outcome.record["images"]) if outcome.pictures or outcome.shared else ""
     shared, _, _ = own.rpartition("/")
-    _write(outcome.pictures, folder, own)
-    _write(outcome.shared, folder, shared, again=False)
+    _put(outcome.pictures, folder, own)
+    _put(outcome.shared, folder, shared, again=False)
 
 
-def _write(pictures: Mapping[str, Image.Image], folder: RunFolder, where: str, *, again: bool = True) -> None:
+def _put(pictures: Files, folder: RunFolder, where: str, *, again: bool = True) -> None:
     """Write pictures below the run's images, made anew or where they are not there; no folder for none."""
-    # Not at the top: it imports torch, which a driver of other processes does without.
-    from sparsedit.images import save_image
-
     case, _, rest = where.partition("/")
-    for name, picture in pictures.items():
+    for name, content in pictures.items():
         path = folder.images(case, rest) / f"{name}.png"
         if again or not path.exists():
-            save_image(picture, path)
+            write_atomic(path, content)

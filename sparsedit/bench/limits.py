@@ -43,7 +43,10 @@ def load_limits(path: Path) -> Limits:
 
 
 def check_limits(shown: Tables, limits: Limits) -> None:
-    """Raise ThresholdError naming every limit that the mean over all edits of some configuration does not reach."""
+    """Raise ThresholdError naming every limit that the mean over all edits of some configuration does not reach.
+
+    Where there are limits for a way, none of its edits may fail, and none may change a pixel outside its mask.
+    """
     faults = []
     for way, least in limits.items():
         lines = [line for line in shown.lines if line.way == way and line.group == "all"]
@@ -58,5 +61,7 @@ def check_limits(shown: Tables, limits: Limits) -> None:
                     faults.append(f"{line.name}: {name} is {mean.mean:.6g}, less than {limit:g}")
             if line.failed:
                 faults.append(f"{line.name}: {line.failed} of the edits failed")
+            if line.touched:
+                faults.append(f"{line.name}: in {line.touched} of the edits pixels outside the mask changed")
     if faults:
         raise ThresholdError("limits not reached: " + "; ".join(faults))

@@ -1,19 +1,22 @@
 """Runs the tasks of a bench: one edit densely, then in each way that is wanted of it, each compared with the dense one.
 
-A worker returns what came of it and writes nothing, so that it may sit in another process. What it returns depends on
-the task alone, seconds and peak memory aside: not on what it ran before.
+A worker returns what came of it, pictures as PNG files, and writes nothing, so that it may sit in another process. What
+it returns depends on the task alone, seconds and peak memory aside: not on what it ran before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from sparsedit.bench.heads import Place, failed, full_head
+from sparsedit.bench.meter import Meter, TimedJudge
+from sparsedit.bench.outcome import Files, Outcome
 from sparsedit.bench.plan import Task
 from sparsedit.bench.ways import CROP, DENSE, STEP_SKIP, settings_of
 from sparsedit.calibration import plan_dense_steps
@@ -21,30 +24,20 @@ from sparsedit.editor import SparseEditor
 from sparsedit.engines.controls import crop, step_skip, steps_of_a_cold_edit
 from sparsedit.engines.costs import Counter
 from sparsedit.engines.editors import Editors, request_of
-from sparsedit.engines.entries import Done, Head, head, measurements, nothing_measured
+from sparsedit.engines.entries import Done, measurements
 from sparsedit.engines.exhaustion import FAILURES, free, reason_of
 from sparsedit.engines.local import heat
 from sparsedit.engines.pipelines import load_models
-from sparsedit.images import to_image
+from sparsedit.images import png, to_image
 from sparsedit.measure.clock import Clock
 from sparsedit.metrics.pixels import Mask
-from sparsedit.metrics.quality import Judge
-from sparsedit.models.loading import model_revision
 from sparsedit.plan import Edit, Request, as_tensor
 from sparsedit.records import Record
 from sparsedit.results import Recorded, Result
 from sparsedit.suites.edit import GIVEN, Inputs
 
-Pictures = dict[str, Image.Image]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A record, the pictures of its way, and those that the ways of a case share."""
-
-    record: Record
-    pictures: Pictures = field(default_factory=dict)
-    shared: Pictures = field(default_factory=dict)
+PNG_LEVEL = 1
+"""Of zlib: a quarter of the time of the usual level, for files that are a seventh larger."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +52,10 @@ class _Case:
 
 
 class Worker:
-    """Runs tasks on one set of models at a time: those of the latest task."""
+    """Runs tasks on one set of models at a time: those of the latest task. `pictures` says whether they are wanted."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, pictures: bool) -> None:
+        self.pictures = pictures
         self._loaded: tuple[Any, ...] | None = None
         self._models: _Models | None = None
 
@@ -70,48 +64,59 @@ class Worker:
 
         Raises a SparseditError where the model cannot be loaded.
         """
+        meter = Meter()
         if self._models is None or self._loaded != task.cell.loading:
             self._models = None  # the old ones go before the new ones come
-            self._models, self._loaded = _Models(task), task.cell.loading
-        return self._models.run(task)
+            with meter.loading():
+                self._models, self._loaded = _Models(task, pictures=self.pictures), task.cell.loading
+        return self._models.run(task, meter)
 
 
 class _Models:
     """Loaded models, and the tasks that are run on them."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, *, pictures: bool) -> None:
         pipe, refiner = load_models(task.cell.model, task.cell.settings)
-        self.pipe: Any = pipe
+        self.place = Place.of(pipe)
+        self.pictures = pictures
         self.editors = Editors(pipe, refiner, lambda done, total: None)
         self.counter = Counter()
-        self.judge = Judge(self.pipe._execution_device)
+        self.judge = TimedJudge(self.place.device or "cpu")
 
-    def run(self, task: Task) -> Iterator[Outcome]:
+    def run(self, task: Task, meter: Meter) -> Iterator[Outcome]:
+        for outcome in self._outcomes(task, meter):
+            meter.scores += self.judge.take()
+            yield replace(outcome, seconds=meter.take())
+            meter.go_on()
+
+    def _outcomes(self, task: Task, meter: Meter) -> Iterator[Outcome]:
         reason = None
         try:
             case = self._open(task)
-            dense = self._dense(case) if DENSE in task.ways or task.settings.dense else None
+            dense = self._dense(case, meter) if DENSE in task.ways or task.settings.dense else None
         except FAILURES as error:
             if (reason := reason_of(error)) is None:
                 raise
         if reason is not None:
             free(self.editors)
             for way in task.ways:
-                yield self._failed(task, way, reason)
+                yield Outcome(failed(task, way, reason, self.place))
             return
-        shared = _shared(case, dense)
+        shared = _files(_shared(case, dense)) if self.pictures else {}
         for way in task.ways:
-            yield self._outcome(case, way, dense, shared)
+            yield self._outcome(case, way, dense, shared, meter)
 
-    def _outcome(self, case: _Case, way: str, dense: Result | None, shared: Pictures) -> Outcome:
+    def _outcome(self, case: _Case, way: str, dense: Result | None, shared: Files, meter: Meter) -> Outcome:
         try:
             done = self._run(case, way, dense)
-            return Outcome(self._record(case, way, done), _pictures(done, way), shared)
+            meter.ran(done)
+            record = self._record(case, way, done)
+            return Outcome(record, _files(_pictures(done, way)) if self.pictures else {}, shared)
         except FAILURES as error:
             if (reason := reason_of(error)) is None:
                 raise
         free(self.editors)
-        return self._failed(case.task, way, reason)
+        return Outcome(failed(case.task, way, reason, self.place))
 
     def _open(self, task: Task) -> _Case:
         inputs = task.edit.open()
@@ -121,8 +126,10 @@ class _Models:
         edited = None if inputs.edited is None else as_tensor(inputs.edited)
         return _Case(task, inputs, editor, request, Edit(edited, mask, task.edit.edit_prompt))
 
-    def _dense(self, case: _Case) -> Result:
-        return case.editor.dense(case.request, case.edit)
+    def _dense(self, case: _Case, meter: Meter) -> Result:
+        result = case.editor.dense(case.request, case.edit)
+        meter.model += result.clock.total
+        return result
 
     def _run(self, case: _Case, way: str, dense: Result | None) -> Done:
         editor, request, edit = case.editor, case.request, case.edit
@@ -130,7 +137,7 @@ class _Models:
             stages.forget_texts()  # or the first way would pay for the prompts of all
         settings = settings_of(way, case.task.settings)
         planned = plan_dense_steps(settings)
-        plain = Recorded(request, request.original, Clock(editor.stages.device))
+        plain = Recorded(request, request.original, Clock(torch.device(self.place.device or "cpu")))
         free = request.task == "sdedit"
         if way == DENSE:
             assert dense is not None
@@ -167,7 +174,7 @@ class _Models:
         mask = done.result.plan.changed.numpy() if case.inputs.mask is None else case.inputs.mask
         quality = self.judge.quality(case.inputs.original, done.result.image, mask, case.task.edit.edit_prompt)
         return (
-            self._head(case.task, way)
+            full_head(case.task, way, self.place)
             | measured
             | {
                 "quality": quality.entry(),
@@ -182,24 +189,12 @@ class _Models:
             return None
         return self.judge.fidelity(result.image, inputs.truth, {"inside": mask})
 
-    def _head(self, task: Task, way: str) -> Record:
-        edit, settings = task.edit, settings_of(way, task.settings)
-        prompts = (edit.prompt, task.prompt, edit.edit_prompt)
-        names = Head(task.record_id(way), edit.case, edit.variant, task.suite, edit.edit_type, task.cell.model, prompts)
-        bench = {"cell": task.cell.name, "configuration": task.cell.configuration, "way": way, "track": task.track}
-        images = f"{edit.case}/{edit.variant}/{task.cell.configuration[:8]}/{way}"
-        return head(names, settings, self.pipe) | {
-            "way": way,
-            "model_revision": model_revision(self.pipe),
-            "bench": bench,
-            "images": images,
-        }
 
-    def _failed(self, task: Task, way: str, reason: str) -> Outcome:
-        return Outcome(self._head(task, way) | nothing_measured(reason))
+def _files(pictures: Mapping[str, Image.Image]) -> Files:
+    return {name: png(picture, PNG_LEVEL) for name, picture in pictures.items()}
 
 
-def _shared(case: _Case, dense: Result | None) -> Pictures:
+def _shared(case: _Case, dense: Result | None) -> dict[str, Image.Image]:
     pictures = {"original": case.inputs.original}
     if dense is not None:
         mask = Image.fromarray(dense.mask.numpy().astype(np.uint8) * 255)
@@ -207,7 +202,7 @@ def _shared(case: _Case, dense: Result | None) -> Pictures:
     return pictures
 
 
-def _pictures(done: Done, way: str) -> Pictures:
+def _pictures(done: Done, way: str) -> dict[str, Image.Image]:
     if way == DENSE:
         return {}
     pictures = {"sparse": done.result.image}

@@ -151,6 +151,24 @@ class Shelf:
         made = datetime.now(UTC).isoformat(timespec="seconds")
         self.folder.finish(self.fingerprint, {stage: len(cache) for stage, cache in self.caches.items()}, made)
 
+    def settle(self) -> None:
+        """Bring a recording that lies in files into memory, to be changed there: the files are others' too.
+
+        Raises CacheError, before anything is read, where the budget has no room for it; DamagedError for a broken file.
+        """
+        if self.folder is None:
+            return
+        need, budget = sum(cache.nbytes for cache in self.caches.values()), self.keeping.budget
+        if budget is not None and need > budget:
+            raise CacheError(
+                f"a series holds its recording in memory, where it takes {size_of(need)}, and the budget is "
+                f"{size_of(budget)}; raise --cache-budget, or make the recording smaller: --cache-precision int8, "
+                "--record-steps"
+            )
+        tiers = tiers_of(self.stages.device, budget, on_disk=False)
+        for cache in self.caches.values():
+            cache.settle(tiers)
+
     def facts(self) -> dict[str, Any] | None:
         """What a record says of it: `opening_s` is what taking it up took, `waited_s` what edits waited for steps."""
         if self.keeping == Keeping():

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -154,6 +155,30 @@ class TieredCache(ActivationCache):
             self._ask(number + 1)
         return step
 
+    def settle(self, tiers: Sequence[Tier]) -> None:
+        """Bring all steps into the memory of `tiers`, those in files verified, to be changed there; files stay.
+
+        Raises CacheError where there is no room, DamagedError as `step`.
+        """
+        for number, step in enumerate(self.steps):
+            tier = next((tier for tier in tiers if tier.take(step.nbytes)), None)
+            if tier is None:
+                raise CacheError(f"step {number + 1} of {self.stage} needs {step.nbytes} bytes more than there are")
+            if number in self._files:
+                self.step(number)
+                self.steps[number] = step.mapped(partial(_copy, tier=tier))
+            self._taken.append((tier, step.nbytes))
+        self._files.clear()
+        self._coming.clear()
+
+    def home(self, number: int) -> Step | None:
+        if number in self._files:
+            raise CacheError(
+                f"step {number + 1} of {self.stage} lies in a file, which is never changed: settle() first"
+            )
+        self._coming.pop(number, None)  # a copy of what it was
+        return super().home(number)
+
     def _ask(self, number: int) -> Future[Step]:
         """The step, here or on its way; of those that were brought the last used ones are kept."""
         if number not in self._coming:
@@ -199,6 +224,10 @@ def _used_on(tensor: Tensor, stream: torch.cuda.Stream) -> Tensor:
     """Its memory, of another stream's, is not given away before `stream` has done what it was given so far."""
     tensor.record_stream(stream)
     return tensor
+
+
+def _copy(tensor: Tensor, tier: Tier) -> Tensor:
+    return _put(tensor.clone(), tier)
 
 
 def _put(tensor: Tensor, tier: Tier) -> Tensor:

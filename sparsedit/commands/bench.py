@@ -83,6 +83,15 @@ def bench(
             "--shard", metavar="I/N", help="Part I of N; else SLURM's array or RANK says.", rich_help_panel=_BENCH
         ),
     ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            "--engine",
+            metavar="local|ray[://ADDRESS]",
+            help="One worker here, or Ray's: one to a GPU, or to the cores of OMP_NUM_THREADS.",
+            rich_help_panel=_BENCH,
+        ),
+    ] = "local",
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Go on with the run that is there.", rich_help_panel=_BENCH)
     ] = True,
@@ -150,6 +159,7 @@ def bench(
 
     sparsedit bench --suite pie --data PIE-Bench_v1 --model sdxl --track mask-given
     """
+    from sparsedit.bench.engine import check_engine
     from sparsedit.bench.ledger import look_into
     from sparsedit.bench.limits import load_limits
     from sparsedit.commands.bench_work import plan_bench
@@ -157,6 +167,7 @@ def bench(
     from sparsedit.records import read_records
     from sparsedit.runs import RunFolder
 
+    check_engine(engine)
     required = None if limits is None else load_limits(limits)
     before = None if baseline is None else read_records(RunFolder.open(baseline).records)
     work = plan_bench(call.params)
@@ -166,7 +177,7 @@ def bench(
     if dry_run:
         _show_plan(work, found.records, console, output_format, line=json_line)
         return
-    _run(work, console, call.params)
+    _run(work, work.missing(found.done), console, call.params)
     _conclude(work, before, required, console, call.params)
 
 
@@ -214,24 +225,28 @@ def _show_plan(work: BenchWork, done: Sequence[Record], console: Console, form: 
         print_json(document)
 
 
-def _run(work: BenchWork, console: Console, asked: Mapping[str, Any]) -> None:
-    """Run what is missing; interrupted or terminated, say what is kept."""
+def _run(work: BenchWork, expected: Sequence[Task], console: Console, asked: Mapping[str, Any]) -> None:
+    """Run what is missing, `expected` before the run's folder is opened; interrupted, say what is kept."""
+    from functools import partial
+
     from sparsedit.bench.driver import drive
+    from sparsedit.bench.engine import open_pool
     from sparsedit.bench.ledger import open_ledger
     from sparsedit.bench.progress import Progress
-    from sparsedit.bench.signals import terminable
-    from sparsedit.bench.worker import Worker
 
-    with open_ledger(work.path, work.config, resume=asked["resume"], overwrite=asked["overwrite"]) as ledger:
+    say = partial(console.print, style="yellow", soft_wrap=True)
+    pool = open_pool(asked["engine"], expected, pictures=asked["pictures"], say=say)
+    how = {key: asked[key] for key in ("resume", "overwrite")}
+    with pool as workers, open_ledger(work.path, work.config, **how) as ledger:
         if ledger.mended:
             console.print("the last record was half written when its run ended, and is made again")
         missing = work.missing(ledger.done)
         for note in work.describe(ledger.folder):
-            console.print(note, style="yellow", soft_wrap=True)
+            say(note)
         progress = Progress(console, missing)
         try:
-            with terminable(), progress:
-                drive(missing, Worker(), ledger.folder, progress, pictures=asked["pictures"])
+            with progress:
+                drive(missing, workers, ledger.folder, progress)
         except KeyboardInterrupt:
             done = len(ledger.records) + progress.done_edits
             console.print(f"interrupted; edits that are kept: {done}. The same command goes on.", soft_wrap=True)
@@ -247,16 +262,18 @@ def _conclude(
 ) -> None:
     """Show the tables of everything there is, and judge them."""
     from sparsedit.bench.limits import check_limits
+    from sparsedit.bench.sessions import describe, read_sessions
     from sparsedit.commands.bench_output import show_bench
     from sparsedit.commands.report import read_environment
     from sparsedit.records import read_records
     from sparsedit.report.bench import tables
     from sparsedit.runs import RunFolder
 
-    records = read_records(RunFolder(work.path).records)
-    shown = tables(records, before)
+    folder = RunFolder(work.path)
+    records = read_records(folder.records)
+    shown = tables(records, before, describe(read_sessions([folder])))
     machine = read_environment(work.path)
-    page = show_bench(work.path, records, shown, machine, asked["output_format"], line=asked["json_line"])
+    page = show_bench([work.path], records, shown, machine, asked["output_format"], line=asked["json_line"])
     console.print(f"report: {page}", soft_wrap=True)
     if required is not None:
         check_limits(shown, required)

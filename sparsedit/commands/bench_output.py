@@ -12,20 +12,28 @@ from sparsedit.commands.output import print_json, print_text, print_view
 from sparsedit.commands.report import Format
 from sparsedit.records import SCHEMA, Record
 from sparsedit.report.bench import Tables
-from sparsedit.report.bench_text import bench_csv, bench_latex, bench_markdown, bench_page, bench_view, write_bench_page
+from sparsedit.report.bench_page import bench_page, write_bench_page
+from sparsedit.report.bench_text import bench_csv, bench_latex, bench_markdown, bench_view
 from sparsedit.report.summary import summarise
 
 
 def show_bench(
-    run: Path, records: Sequence[Record], shown: Tables, environment: Mapping[str, Any], form: Format, *, line: bool
+    runs: Sequence[Path],
+    records: Sequence[Record],
+    shown: Tables,
+    environment: Mapping[str, Any],
+    form: Format,
+    *,
+    line: bool,
 ) -> Path:
-    """Write the page into the folder `run`, print the tables in the format `form`, and return the page's path; `line`
-    adds the JSON document as the last line."""
+    """Write the page into the first of the folders `runs`, print the tables in the format `form`, and return the page's
+    path; `line` adds the JSON document as the last line."""
     summary = summarise(records, environment)
     failed = len(records) - summary.done
     title = " · ".join(filter(None, (f"{records[0]['suite']}" if records else "", summary.title)))
-    page = write_bench_page(run, shown, title, summary.machine)
-    document = {"schema": SCHEMA, "run": str(run), "done": summary.done, "failed": failed} | shown.document()
+    page = bench_page(shown, records, runs, title, summary.machine)
+    path = write_bench_page(runs[0], page)
+    document = {"schema": SCHEMA, "run": str(runs[0]), "done": summary.done, "failed": failed} | shown.document()
     match form:
         case Format.TABLE:
             print_view(bench_view(shown, title, Console().width))
@@ -36,9 +44,9 @@ def show_bench(
         case Format.LATEX:
             print_text(bench_latex(shown))
         case Format.HTML:
-            print_text(bench_page(shown, title, summary.machine))
+            print_text(page)
         case Format.JSON if not line:
             print_json(document, indent=1)
     if line:
         print_json(document)
-    return page
+    return path

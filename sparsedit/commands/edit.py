@@ -30,6 +30,7 @@ def edit(
     mask: options.Mask = None,
     prompt: options.Prompt = None,
     edit_prompt: options.EditPrompt = None,
+    series: options.Series = False,
     by: options.By = None,
     angle: options.Angle = None,
     size: options.Size = None,

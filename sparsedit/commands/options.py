@@ -42,6 +42,12 @@ EditPrompt = Annotated[
     str | None,
     typer.Option("--edit-prompt", metavar="T", help="What the edit shows, if not the same.", rich_help_panel=_PICTURES),
 ]
+Series = Annotated[
+    bool,
+    typer.Option(
+        "--series", help="Make each edit upon the result of the one before (--edited …).", rich_help_panel=_PICTURES
+    ),
+]
 By = Annotated[
     str | None,
     typer.Option("--by", metavar="DX,DY", help="Pan by pixels to the right and down.", rich_help_panel=_PICTURES),

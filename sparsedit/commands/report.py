@@ -30,16 +30,35 @@ class Format(StrEnum):
     HTML = "html"
 
 
+class ReportFormat(StrEnum):
+    """How `report` gives a run again: as `Format` does, or as a folder."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+    MD = "md"
+    LATEX = "latex"
+    HTML = "html"
+    DATASETS = "datasets"
+
+
 def report(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="A run's folder; of a bench several, its shards.")
     ],
     output_format: Annotated[
-        Format, typer.Option("--output-format", help="Of the summary on stdout.", rich_help_panel="Results")
-    ] = Format.TABLE,
+        ReportFormat,
+        typer.Option(
+            "--output-format", help="Of the summary on stdout; datasets writes a folder.", rich_help_panel="Results"
+        ),
+    ] = ReportFormat.TABLE,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="The folder of format datasets.", rich_help_panel="Results"),
+    ] = None,
     embed: Annotated[
         bool | None,
-        typer.Option("--embed/--no-embed", help="All pictures inside the page, or none; else few are."),
+        typer.Option("--embed/--no-embed", help="All pictures inside the page or the data set, or none; else few are."),
     ] = None,
     gallery: Annotated[bool, typer.Option("--gallery", help="Also show the pictures on the terminal.")] = False,
     baseline: Annotated[
@@ -60,20 +79,26 @@ def report(
     from sparsedit.runs import RunFolder
 
     folders = [RunFolder.open(run) for run in runs]
+    if output_format is ReportFormat.DATASETS:
+        _write_dataset(folders, output, pictures=bool(embed))
+        return
+    if output is not None:
+        raise InputError("--output is the folder of --output-format datasets; other formats go to stdout")
+    form = Format(output_format)
     folder, records = folders[0], read_records(folders[0].records)
     machine = read_environment(folder.path)
     if is_bench(records) or len(runs) > 1 or baseline is not None:
-        page = _report_bench(folders, machine, baseline, output_format, line=json_line)
+        page = _report_bench(folders, machine, baseline, form, line=json_line)
         stderr(quiet=quiet).print(f"report: {page}", soft_wrap=True)
         return
     page = write_page(folder.path, records, machine, embed=embed)
-    match output_format:
+    match form:
         case Format.LATEX:
             print_text(summary_latex(summarise(records, machine)))
         case Format.HTML:
             print_text(page.read_text(encoding="utf-8"))
     # The other formats are those of `edit`, and so is the line of JSON.
-    print_records(records, machine, folder.path, output_format, line=json_line)
+    print_records(records, machine, folder.path, form, line=json_line)
     if gallery:
         _show_gallery(folder.path, records)
     stderr(quiet=quiet).print(f"report: {page}", soft_wrap=True)
@@ -83,6 +108,7 @@ def _report_bench(
     folders: Sequence[RunFolder], machine: dict[str, Any], baseline: Path | None, form: Format, *, line: bool
 ) -> Path:
     """Show the records of all folders together, the page going to the first."""
+    from sparsedit.bench.sessions import describe, read_sessions
     from sparsedit.commands.bench_output import show_bench
     from sparsedit.records import read_records
     from sparsedit.report.bench import merged, tables
@@ -90,7 +116,22 @@ def _report_bench(
 
     records, notes = merged([(str(folder.path), read_records(folder.records)) for folder in folders])
     before = None if baseline is None else read_records(RunFolder.open(baseline).records)
-    return show_bench(folders[0].path, records, tables(records, before, notes), machine, form, line=line)
+    shown = tables(records, before, [*notes, *describe(read_sessions(folders))])
+    return show_bench([folder.path for folder in folders], records, shown, machine, form, line=line)
+
+
+def _write_dataset(folders: Sequence[RunFolder], output: Path | None, *, pictures: bool) -> None:
+    """Write the records of all folders, each once, as a data set, and print its place."""
+    from sparsedit.commands.output import print_text
+    from sparsedit.records import read_records
+    from sparsedit.report.bench import merged
+    from sparsedit.report.dataset import write_dataset
+
+    if output is None:
+        raise InputError("format datasets is a folder: name it with --output")
+    records, _ = merged([(str(folder.path), read_records(folder.records)) for folder in folders])
+    write_dataset(output, records, [folder.path for folder in folders], pictures=pictures)
+    print_text(f"{output}\n")
 
 
 def _show_gallery(run: Path, records: Sequence[Record]) -> None:

@@ -130,7 +130,8 @@ def read_config(path: Path | None) -> dict[str, Any]:
 
 def _manifest(source: Path | None, options: Mapping[str, Any], config: Mapping[str, Any]) -> Manifest:
     is_manifest = source is not None and source.suffix.lower() in (".yaml", ".yml")
-    foreign = ("edited", "mask", "prompt", "edit_prompt", "by", "angle") if is_manifest else ("data", "allow_outside")
+    of_pictures = ("edited", "mask", "prompt", "edit_prompt", "by", "angle", "series")
+    foreign = of_pictures if is_manifest else ("data", "allow_outside")
     kind = "a manifest, which says that itself" if is_manifest else "a picture; it goes with a manifest"
     refuse(options, foreign, f"{source} is {kind}")
     if source is None and (options["task"] or config.get("task")) != "prompt":
@@ -145,6 +146,7 @@ def _manifest(source: Path | None, options: Mapping[str, Any], config: Mapping[s
         edit_prompt=options["edit_prompt"],
         by=_pixels(options.get("by")),
         angle=options.get("angle"),
+        series=bool(options.get("series")),
     )
 
 

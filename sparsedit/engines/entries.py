@@ -55,8 +55,8 @@ class Head:
     prompts: tuple[str, str, str]
 
 
-def head(names: Head, settings: Settings, pipe: Any) -> Record:
-    """The part of a record that is there before anything has run."""
+def head(names: Head, settings: Settings, pipe: Any | None) -> Record:
+    """The part of a record that is there before anything has run; without a pipeline nothing is said of its place."""
     own, original, edit = names.prompts
     named = dataclasses.asdict(names)
     del named["prompts"]
@@ -71,8 +71,8 @@ def head(names: Head, settings: Settings, pipe: Any) -> Record:
         "original_prompt": original,
         "edit_prompt": edit,
         "prompt_changed": edit != own,
-        "device": str(pipe._execution_device),
-        "dtype": str(pipe.unet.dtype).removeprefix("torch."),
+        "device": None if pipe is None else str(pipe._execution_device),
+        "dtype": None if pipe is None else str(pipe.unet.dtype).removeprefix("torch."),
         "total": {"dense_s": None, "record_s": None, "sparse_s": None},
     }
 
@@ -99,9 +99,9 @@ def measurements(counter: Counter, editor: SparseEditor, judge: Judge, settings:
         "steps_run": request.schedule.calls,
         "stages": stage_entries(counter, editor, done),
         "total": seconds(done),
-        "memory": {"peak_bytes": peak_bytes(editor.stages.device), "cache_bytes": cache_bytes(whole)},
+        "memory": {"peak_bytes": peak_bytes(result.clock.device), "cache_bytes": cache_bytes(whole)},
         "cache": whole.shelf.facts() if whole.shelf else None,
-        "fidelity": fidelity(judge, done),
+        "fidelity": fidelity(judge, done, settings.way),
     }
 
 
@@ -132,7 +132,7 @@ def stage_entries(counter: Counter, editor: SparseEditor, done: Done) -> dict[st
                 new_prompt=result.plan.prompt != request.prompt,
                 dense_calls=result.dense_calls if stage in DENOISING else 0,
             )
-            stages[stage]["sparse"] = _entry(result.clock, stage, thin, counted.calls)
+            stages[stage]["sparse"] = _entry(result.clock, stage, thin * result.passes, counted.calls * result.passes)
         elif result.way == "cold" and stage in DENOISING:
             both = made.cost() + counted.cost(sites)
             stages[stage]["sparse"] = _entry(result.clock, stage, both, made.calls + counted.calls)
@@ -170,10 +170,11 @@ def control(done: Done) -> dict[str, float] | None:
     return {"scale": done.request.control_scale, **shares}
 
 
-def fidelity(judge: Judge, done: Done) -> Entry:
+def fidelity(judge: Judge, done: Done, asked: str) -> Entry:
     """The edit against the dense one: inside the edited pixels, inside all that may change, and everywhere.
 
-    `outside_equal` says whether what was not to change did not; None for a cold sdedit, which has nothing to keep.
+    `outside_equal` says whether what was not to change did not; None for a sdedit asked for cold, which has nothing to
+    keep, not even where it ran densely instead.
     """
     result, outside = done.result, ~done.result.mask
     whole = done.request.task == "inpaint" or result.way == "none"
@@ -185,7 +186,7 @@ def fidelity(judge: Judge, done: Done) -> Entry:
         regions = {"inside": result.plan.changed.numpy(), "mask": result.mask.numpy()}
         scores = judge.fidelity(result.image, done.dense.image, regions)
     equal = torch.equal(result.picture[..., outside], kept[..., outside])
-    nothing_kept = done.free or (result.way == "cold" and not whole)
+    nothing_kept = done.free or (asked == "cold" and not whole)
     return {"protocol": SPARSE_VS_DENSE.name, **scores, "outside_equal": None if nothing_kept else equal}
 
 

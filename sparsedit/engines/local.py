@@ -7,6 +7,7 @@ want of memory, leaves records that say so, and the run goes on.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -142,7 +143,7 @@ def _steps(job: Job) -> int:
         return calls + compared
     if job.settings.way == "cold":
         return (few + calls) * edits + compared
-    return few + calls * edits + compared
+    return few + calls * edits * job.passes + compared
 
 
 class _Runner:
@@ -174,9 +175,13 @@ class _Runner:
         given = original if job.case.original else None
         request = request_of(editor, job.settings, given, job.prompt, job.seed)
         edits = [load_edit(variant, original) for variant in job.variants]
+        if job.case.series:
+            edits = [replace(edit, upon=as_tensor(original)) if edit.mask is None else edit for edit in edits]
         for variant, edit, (whole, result) in zip(
             job.variants, edits, self._edited(editor, request, job, edits), strict=True
         ):
+            if job.case.series:
+                request = whole.request
             dense = self._dense(editor, request, job, variant, edit) if job.settings.dense else None
             done = Done(whole.request if request.generated else request, whole, result, dense)
             self._save(job, variant, done.request, result, dense)
@@ -209,9 +214,13 @@ class _Runner:
         self.watch.begin(f"{job.case.id}: {shelf}", planned.count if planned else calls)
         whole = editor.record_request(request, shelf=shelf)
         for variant, edit in zip(job.variants, edits, strict=True):
-            self.watch.begin(f"{job.case.id}/{variant.id}: edit", calls)
-            result = editor.apply(edit)
-            yield editor.recorded or whole, result
+            self.watch.begin(f"{job.case.id}/{variant.id}: edit", calls * job.passes)
+            if job.case.series:  # of which the recording is another one afterwards
+                whole = editor.recorded or whole
+                yield whole, editor.advance(edit)
+            else:
+                result = editor.apply(edit)
+                yield editor.recorded or whole, result
 
     def _dense(self, editor: SparseEditor, request: Request, job: Job, variant: Variant, edit: Edit) -> Result:
         calls = editor.stages.calls(request.schedule)
@@ -241,7 +250,7 @@ class _Runner:
         prompts = (job.case.prompt, job.prompt, variant.prompt)
         identity = job.record_id(variant, self.model)
         names = Head(identity, job.case.id, variant.id, self.suite, variant.edit_type, self.model, prompts)
-        return head(names, job.settings, self.pipe)
+        return head(names, job.settings, self.pipe) | {"series": job.place(variant)}
 
     def _quality(self, variant: Variant, request: Request, result: Result) -> Scores:
         before = result.plan.picture if request.task in ("pan", "rotate") else request.original

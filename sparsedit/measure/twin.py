@@ -1,12 +1,14 @@
 """What an edit costs in multiply-adds, without running it: the pipeline's models once more, on the meta device.
 
 A twin has a model's shapes and none of its numbers, so a full-size UNet is counted in seconds and no memory, dense
-and thin by the same operators that really run. Counted are the parts of the pipeline that the engine knows (text
-encoders, UNet, ControlNets, the VAE's encoder and decoder), not the schedulers' arithmetic or the VAE's 1x1 quantisers.
+and thin by the same operators that really run; after a few masks the counts on others follow. Counted are the parts of
+the pipeline that the engine knows (text encoders, UNet, ControlNets, the VAE's encoder and decoder), not the
+schedulers' arithmetic or the VAE's 1x1 quantisers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from sparsedit.errors import ModelError
+from sparsedit.measure.affine import Affine
 from sparsedit.measure.macs import count_macs
 from sparsedit.sparse import ActivationCache, SitePyramid, record, sparse
+from sparsedit.sparse.sites import Size
 from sparsedit.stages import Stages
 
 META = torch.device("meta")
@@ -41,6 +45,39 @@ class Cost:
 
     def __mul__(self, times: int) -> Cost:
         return Cost(self.macs * times, self.attention_macs * times, self.uncounted)
+
+
+class ThinCosts:
+    """Thin calls of one stage on any sites, most of them without a count.
+
+    Every product of a thin call has the active sites of one map as its rows, so multiply-adds are affine in the numbers
+    of active sites of the stage's maps, and a few counts tell those of all other sites.
+    """
+
+    def __init__(self) -> None:
+        self.maps: list[Size] | None = None
+        self.known = Affine()
+        self.uncounted: frozenset[str] = frozenset()
+
+    def of(self, sites: SitePyramid, count: Callable[[SitePyramid], Cost]) -> Cost:
+        """The cost on `sites`, by `count` where it does not follow from those before."""
+        if type(sites) is not SitePyramid or sites.empty:
+            return count(sites)  # joined and padded ones have rows of other kinds, empty ones a ghost
+        if self.maps is None:
+            fresh = SitePyramid(sites.mask, sites.level_dilation)
+            cost = count(fresh)
+            self.maps = fresh.maps
+        else:
+            sums = self.known.values(self._counts(sites), 2)
+            if sums is not None:
+                return Cost(sums[0], sums[1], self.uncounted)
+            cost = count(sites)
+        self.known.learn(self._counts(sites), (cost.macs, cost.attention_macs))
+        self.uncounted |= cost.uncounted
+        return cost
+
+    def _counts(self, sites: SitePyramid) -> list[int]:
+        return [sites.level(size).count for size in self.maps or ()]
 
 
 class Twin:
@@ -70,6 +107,7 @@ class Twin:
             )
         self.caches: dict[str, ActivationCache] = {}
         self.dense_costs: dict[str, Cost] = {}
+        self.thin_costs: dict[tuple[str, bool], ThinCosts] = {}
 
     def dense(self, stage: str) -> Cost:
         """One dense call of `stage`; for "text" one of every text encoder."""
@@ -85,12 +123,8 @@ class Twin:
         With `new_prompt` the call projects its prompt to keys and values, as the first one of an edit does whose
         prompt is not the recorded one.
         """
-        model, args, kwargs = self._call(stage)
-        cache = self.recorded(stage)
-        if new_prompt and "encoder_hidden_states" in kwargs:
-            kwargs = kwargs | {"encoder_hidden_states": torch.empty_like(kwargs["encoder_hidden_states"])}
-        with sparse(model, cache, sites):
-            return _count(model, args, kwargs)
+        known = self.thin_costs.setdefault((stage, new_prompt), ThinCosts())
+        return known.of(sites, lambda asked: self._count_thin(stage, asked, new_prompt=new_prompt))
 
     def recorded(self, stage: str) -> ActivationCache:
         """What a dense call of `stage` remembers, recorded once."""
@@ -109,6 +143,14 @@ class Twin:
         thin = self.thin(stage, sites)
         first = self.thin(stage, sites, new_prompt=True) if new_prompt else thin
         return first + thin * (calls - 1)
+
+    def _count_thin(self, stage: str, sites: SitePyramid, *, new_prompt: bool) -> Cost:
+        model, args, kwargs = self._call(stage)
+        cache = self.recorded(stage)
+        if new_prompt and "encoder_hidden_states" in kwargs:
+            kwargs = kwargs | {"encoder_hidden_states": torch.empty_like(kwargs["encoder_hidden_states"])}
+        with sparse(model, cache, sites):
+            return _count(model, args, kwargs)
 
     def _call(self, stage: str) -> Call:
         if stage not in self.calls:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from sparsedit.images import to_tensor
 from sparsedit.metrics.perceptual import MIN_SIDE, Lpips
-from sparsedit.metrics.pixels import SSIM_WINDOW, Mask, mse, psnr, ssim_map, unit
+from sparsedit.metrics.pixels import SSIM_WINDOW, Mask, Pixels, psnr_of, ssim_map, unit
 
 
 def fidelity(
@@ -25,23 +25,33 @@ def fidelity(
     """
     a, b = unit(sparse), unit(dense)
     shape = a.shape[:2]
-    similarity = ssim_map(a, b) if min(shape) >= SSIM_WINDOW else None
+    squares = (a - b) ** 2
+    similarity = None
+    if min(shape) >= SSIM_WINDOW:
+        similarity = ssim_map(a, b) if squares.any() else np.ones(shape)
     distance = whole_distance = None
     if lpips is not None and min(shape) >= MIN_SIDE:
         tensors = to_tensor(sparse), to_tensor(dense)
         distance, [whole_distance] = lpips.map(*tensors)[0].numpy(), lpips(*tensors)
-    scores = {}
-    for name, mask in (regions | {"whole": np.ones(shape, dtype=bool)}).items():
-        scores[name] = {
-            "psnr": psnr(a[mask], b[mask]),
-            "ssim": _mean(similarity, mask),
-            "lpips": _mean(distance, mask),
-            "mse": mse(a[mask], b[mask]),
-            "identical": bool(np.array_equal(a[mask], b[mask])),
-        }
-    scores["whole"]["lpips"] = whole_distance
+    scores = {
+        name: _scores(squares[mask], _mean(similarity, mask), _mean(distance, mask)) for name, mask in regions.items()
+    }
+    everywhere = np.ones(shape, dtype=bool)
+    scores["whole"] = _scores(squares, _mean(similarity, everywhere), whole_distance)
     return scores
 
 
-def _mean(values: np.ndarray | None, mask: Mask) -> float | None:
+def _scores(squares: Pixels, similarity: float | None, distance: float | None) -> dict[str, Any]:
+    """Of a region, from the squared differences of its pixels."""
+    error = float(squares.mean()) if squares.size else None
+    return {
+        "psnr": psnr_of(error),
+        "ssim": similarity,
+        "lpips": distance,
+        "mse": error,
+        "identical": not squares.any(),
+    }
+
+
+def _mean(values: Pixels | None, mask: Mask) -> float | None:
     return float(values[mask].mean()) if values is not None and mask.any() else None

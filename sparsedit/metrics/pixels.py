@@ -34,7 +34,11 @@ def mse(a: Pixels, b: Pixels) -> float | None:
 
 def psnr(a: Pixels, b: Pixels) -> float | None:
     """10 log10(1 / MSE) in dB; None when the pixels are equal or there are none."""
-    error = mse(a, b)
+    return psnr_of(mse(a, b))
+
+
+def psnr_of(error: float | None) -> float | None:
+    """PSNR in dB of a mean squared error."""
     return -10 * math.log10(error) if error else None
 
 

@@ -28,6 +28,9 @@ COLUMNS = (*FIDELITY, *COSTS, *TRUTH, *QUALITY)
 """`seconds` are those of the n-th edit, `truth_*` inside the mask against what the edit should have made, the last
 seven against the original by protocol pnp-v1."""
 
+FACTS = ("group", "cell", "model", "track", "way", "count", "failed", "dense", "touched")
+"""What a line says beside its means."""
+
 Key = tuple[str, str, str, str]
 """Cell, model, track, way."""
 
@@ -36,7 +39,8 @@ Key = tuple[str, str, str, str]
 class Line:
     """One way of one configuration over a group of edits.
 
-    `count` edits were done, `failed` were not; `dense` of those done ran densely instead.
+    `count` edits were done, `failed` were not; of those done `dense` ran densely instead, and `touched` changed pixels
+    outside their mask.
     """
 
     group: str
@@ -47,6 +51,7 @@ class Line:
     count: int
     failed: int
     dense: int
+    touched: int
     means: Mapping[str, Mean | None]
     left_out: Mapping[str, int]
 
@@ -129,6 +134,7 @@ def tables(records: Sequence[Record], baseline: Sequence[Record] | None = None, 
 def values(record: Record) -> dict[str, float | None]:
     """A record's values under `COLUMNS`."""
     [row] = summarise([record]).rows
+    asked = (record.get("bench") or record)["way"]
     scores, quality = record.get("fidelity") or {}, record.get("quality") or {}
     inside, truth = scores.get("inside") or {}, (record.get("truth") or {}).get("inside") or {}
     return {
@@ -138,7 +144,7 @@ def values(record: Record) -> dict[str, float | None]:
         "whole_psnr": row.whole_psnr,
         "macs_ratio": 1.0 if row.way == "dense" else row.macs_ratio,
         "speedup": row.speedup,
-        "first_speedup": None if record["bench"]["way"] == "dense" else row.first_speedup,
+        "first_speedup": None if asked == "dense" else row.first_speedup,
         "seconds": row.sparse_s,
         "truth_psnr": truth.get("psnr"),
         "truth_ssim": truth.get("ssim"),
@@ -162,7 +168,7 @@ def _case(record: Record) -> Case:
         edit_type=record.get("edit_type"),
         identical=bool(((record.get("fidelity") or {}).get("inside") or {}).get("identical")),
         reason=None if record["status"] == "ok" else str(record["reason"]),
-        entry={"way": record["way"]},
+        entry={"way": record["way"], "touched": _touched(record)},
     )
 
 
@@ -180,6 +186,7 @@ def _lines(key: Key, comparison: Comparison) -> Iterator[Line]:
             count=group.count,
             failed=sum(case.reason is not None for case in own),
             dense=sum(case.entry["way"] == "dense" != way for case in own if case.reason is None),
+            touched=sum(case.entry["touched"] for case in own),
             means=group.means,
             left_out=group.left_out,
         )
@@ -228,7 +235,7 @@ def _notes(records: Sequence[Record]) -> Iterator[str]:
             f"{changed} of {len(records)} edits run beside an original of another prompt: the dense edit's background "
             "moves with the prompt, theirs stays, so PSNR is low (--context self runs the original under the edit's)"
         )
-    touched = sum((record.get("fidelity") or {}).get("outside_equal") is False for record in records)
+    touched = sum(_touched(record) for record in records)
     if touched:
         yield f"in {touched} edits pixels outside the mask changed"
     failures: dict[str, int] = defaultdict(int)
@@ -236,6 +243,10 @@ def _notes(records: Sequence[Record]) -> Iterator[str]:
         if record["status"] != "ok":
             failures[f"{record['bench']['way']}: {record['reason']}"] += 1
     yield from (f"{count} failed, {reason}" for reason, count in failures.items())
+
+
+def _touched(record: Record) -> bool:
+    return (record.get("fidelity") or {}).get("outside_equal") is False
 
 
 def _same_context(record: Record) -> bool:
@@ -259,7 +270,7 @@ def _line_entry(line: Line) -> dict[str, Any]:
         name: mean and {"mean": mean.mean, "low": mean.low, "high": mean.high, "count": mean.count}
         for name, mean in line.means.items()
     }
-    named = {key: getattr(line, key) for key in ("group", "cell", "model", "track", "way", "count", "failed", "dense")}
+    named = {fact: getattr(line, fact) for fact in FACTS}
     return named | {"left_out": dict(line.left_out), "means": means}
 
 

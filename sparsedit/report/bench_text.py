@@ -1,23 +1,18 @@
-"""A bench's tables as they are read: on a terminal, in Markdown, LaTeX and CSV, and as a page."""
+"""A bench's tables as they are read: on a terminal, in Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
 from rich.console import Group as Stack
 from rich.console import RenderableType
 from rich.text import Text
 
-from sparsedit import __version__
-from sparsedit.files import write_atomic
 from sparsedit.metrics.comparison import ALL, Comparison
 from sparsedit.metrics.interval import Mean
 from sparsedit.published import PublishedRow
-from sparsedit.report.bench import Line, Tables
+from sparsedit.report.bench import FACTS, Line, Tables
 from sparsedit.report.numbers import NONE, figure
 from sparsedit.report.table import WIDE, cells, grid
 from sparsedit.report.text import Cell, markdown_text, printable, to_csv, to_latex, to_markdown
@@ -35,7 +30,7 @@ DIFFERENCES = ("way", "edits", "value", "difference", "n")
 
 _TERMINAL = ("inside_psnr", "whole_psnr", "macs_ratio", "speedup", "first_speedup", "truth_psnr")
 """What a terminal has room for, without intervals unless it is wide."""
-_EXPLAINED = (
+EXPLAINED = (
     "in: the edited pixels, all: the whole picture, both against the dense edit; truth: what the edit should have "
     "made, inside its mask; bg: against the original outside the mask, protocol pnp-v1; n-th edit and 1st edit: times "
     "as fast as dense, without and with what is recorded first; in brackets the mean's 95 % interval, and after it how "
@@ -65,21 +60,21 @@ def bench_view(shown: Tables, title: str, width: int) -> RenderableType:
             further.add_row(*cells(row))
         parts += [further, Text()]
     parts += [Text(printable(note), style="yellow") for note in shown.notes]
-    return Stack(*parts, Text(_EXPLAINED, style="dim"))
+    return Stack(*parts, Text(EXPLAINED, style="dim"))
 
 
 def bench_markdown(shown: Tables, title: str) -> str:
     """A table of all edits and one of each type, the published rows, the differences, the notes."""
     parts = [f"**{markdown_text(title)}**\n"]
-    for heading, headings, rows in (*_by_group(shown), *_further(shown)):
+    for heading, headings, rows in sections(shown):
         parts.append(f"**{markdown_text(heading)}**\n\n{to_markdown(headings, rows)}")
-    parts.append("".join(f"- {markdown_text(note)}\n" for note in (*shown.notes, _EXPLAINED)))
+    parts.append("".join(f"- {markdown_text(note)}\n" for note in (*shown.notes, EXPLAINED)))
     return "\n".join(parts)
 
 
 def bench_latex(shown: Tables) -> str:
     """The same tables, each a `tabular` with the rules of booktabs."""
-    return "\n".join(to_latex(headings, rows) for _, headings, rows in (*_by_group(shown), *_further(shown)))
+    return "\n".join(to_latex(headings, rows) for _, headings, rows in sections(shown))
 
 
 def bench_csv(shown: Tables) -> str:
@@ -87,30 +82,10 @@ def bench_csv(shown: Tables) -> str:
     return to_csv([_flat(line, shown.columns) for line in shown.lines])
 
 
-def write_bench_page(folder: Path, shown: Tables, title: str, machine: str) -> Path:
-    """Write the tables as report.html into a run's folder, a page that opens offline, and return its path."""
-    path = folder / "report.html"
-    write_atomic(path, bench_page(shown, title, machine).encode())
-    return path
-
-
-def bench_page(shown: Tables, title: str, machine: str) -> str:
-    """The page as HTML; text is escaped by the template engine, and nothing of it runs or is fetched."""
-    here = Path(__file__).parent
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(here), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("bench.html.j2").render(
-        title=printable(title),
-        tables=[
-            (heading, headings, [[printable(cell) for cell in row] for row in rows])
-            for heading, headings, rows in (*_by_group(shown), *_further(shown))
-        ],
-        notes=[printable(note) for note in (*shown.notes, _EXPLAINED)],
-        machine=printable(machine),
-        style=Markup((here / "page.css").read_text(encoding="utf-8")),
-        version=__version__,
-    )
+def sections(shown: Tables) -> Iterator[tuple[str, Sequence[str], Rows]]:
+    """Every table with its heading and the headings of its columns: all edits, each type, differences, published."""
+    yield from _by_group(shown)
+    yield from _further(shown)
 
 
 def interval(mean: Mean | None, of: int) -> str:
@@ -191,8 +166,7 @@ def _ends(value: Sequence[float]) -> str:
 
 
 def _flat(line: Line, columns: Sequence[str]) -> dict[str, Cell]:
-    named = ("group", "cell", "model", "track", "way", "count", "failed", "dense")
-    flat: dict[str, Cell] = {key: getattr(line, key) for key in named}
+    flat: dict[str, Cell] = {fact: getattr(line, fact) for fact in FACTS}
     for column in columns:
         flat |= _mean_cells(column, line.means[column], line.left_out)
     return flat

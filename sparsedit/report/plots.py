@@ -26,7 +26,9 @@ from sparsedit.report.text import printable
 # Legible on white and on black; the types of edits take them in order.
 COLOURS = ("#0b8a76", "#d1662b", "#7a5bc7", "#c2467e", "#3f7fc4", "#8f8b24", "#a0703c", "#6b7684", "#2f9e44", "#c99700")
 
-_INK = "#010203"  # stands for the page's own
+INK = "#010203"
+"""Stands for the page's own."""
+
 _SIZE = (4.6, 2.9)
 _LONGEST_KIND = 28
 _STYLE: Any = {
@@ -36,7 +38,7 @@ _STYLE: Any = {
     "text.parse_math": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
 }
 
 
@@ -107,7 +109,7 @@ def _scatter(title: str, points: Sequence[_Point], colours: dict[str, str], x: _
         if len(colours) > 1:
             axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
 
-    return Plot(title, _svg(title, draw))
+    return Plot(title, svg(title, draw))
 
 
 def _by_type(points: Sequence[_Point], colours: dict[str, str]) -> Plot | None:
@@ -122,26 +124,27 @@ def _by_type(points: Sequence[_Point], colours: dict[str, str]) -> Plot | None:
     def draw(axes: Axes) -> None:
         kinds = list(means)[::-1]
         bars = axes.barh(kinds, [means[kind] for kind in kinds], color=[colours[kind] for kind in kinds], height=0.6)
-        axes.bar_label(bars, [times(means[kind]) for kind in kinds], padding=3, color=_INK, fontsize=8)
+        axes.bar_label(bars, [times(means[kind]) for kind in kinds], padding=3, color=INK, fontsize=8)
         axes.margins(x=0.15)
         axes.set_xlabel(f"mean {_SPEEDUP.label}")
 
     title = "Speed-up by type of edit"
-    return Plot(title, _svg(title, draw))
+    return Plot(title, svg(title, draw))
 
 
-def _svg(title: str, draw: Callable[[Axes], None]) -> Markup:
+def svg(title: str, draw: Callable[[Axes], None]) -> Markup:
+    """What `draw` puts on axes, as part of a page; `title` is its name, of our own making."""
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": title}), warnings.catch_warnings():
         # A browser has the letters that matplotlib's own font lacks.
         warnings.filterwarnings("ignore", message="Glyph")
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.add_subplot()
         draw(axes)
-        axes.grid(color=_INK, alpha=0.12)
+        axes.grid(color=INK, alpha=0.12)
         axes.set_axisbelow(True)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(stream.getvalue().replace(_INK, "currentColor"), title)
+    return _inline(stream.getvalue().replace(INK, "currentColor"), title)
 
 
 def _inline(document: str, title: str) -> Markup:

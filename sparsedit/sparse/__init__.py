@@ -15,7 +15,7 @@ from sparsedit.sparse.interpolation import InterpolatedCache
 from sparsedit.sparse.moving import Motion, MovedCache
 from sparsedit.sparse.packing import PackedWeights
 from sparsedit.sparse.sites import SitePyramid, dilate
-from sparsedit.sparse.swap import alongside, record, sparse
+from sparsedit.sparse.swap import alongside, record, renewing, sparse
 
 __all__ = [
     "ActivationCache",
@@ -28,5 +28,6 @@ __all__ = [
     "alongside",
     "dilate",
     "record",
+    "renewing",
     "sparse",
 ]

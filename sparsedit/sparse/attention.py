@@ -70,6 +70,7 @@ class SelfKeyValue(KeyValue):
     def answers(self, call: Call, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
         memory = call.recall(self.name)
         rows = split_heads(self.project(call, x), self.heads)
+        call.renew(self.name, rows)
         for part, own in zip(call.pyramid.parts, call.pyramid.slices(memory.size), strict=True):
             yield own, memory.renewed(part.level(memory.size).index, rows[:, :, own])
 

@@ -47,9 +47,18 @@ class Memory:
         """Remembered keys or values [B, heads, T, d] with `rows` [B, heads, N, d] in the place of active tokens [N]."""
         return self.tensors[0].index_copy(2, active, rows)
 
+    def write(self, active: Tensor, rows: Tensor) -> None:
+        """Write rows [B, N, C] of a map, or keys or values [B, heads, N, d], in the place of active sites [N]."""
+        put(self.tensors[0], active, rows)
+
     @property
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors)
+
+
+def put(held: Tensor, sites: Tensor, rows: Tensor) -> None:
+    """Write rows [..., N, d] over those of `sites` [N] in a tensor [..., T, d], wherever that lies."""
+    held.index_copy_(held.ndim - 2, sites.to(held.device), rows.to(held))
 
 
 @dataclass
@@ -82,18 +91,31 @@ class TextMemory:
 
     A prompt is recognised by its hidden states: a tensor object seen before, or one equal to it (compared once per
     object, which on a GPU is one synchronisation per edit). A `child` knows all its parent knows and keeps what is
-    new to itself, so that the prompts of an edit go when the edit is done.
+    new to itself, so that the prompts of an edit go when the edit is done. `latest` is the prompt found last.
     """
 
     texts: list[tuple[Tensor, int, int]] = field(default_factory=list)
     projected: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     prompts: int = 0
+    latest: int | None = None
 
     def child(self) -> TextMemory:
         return TextMemory(list(self.texts), dict(self.projected), self.prompts)
 
+    def adopt(self, child: TextMemory) -> None:
+        """Know from now on the prompt that a child found last, and no other; nothing changes where it found none."""
+        if child.latest is None:
+            return
+        self.texts = [known for known in child.texts if known[2] == child.latest][-1:]
+        self.projected = {key: each for key, each in child.projected.items() if key[1] == child.latest}
+        self.prompts = child.prompts
+
     def find(self, text: Tensor) -> int:
         """The number of a prompt [B, L, D], a new one when it was not seen before."""
+        self.latest = self._find(text)
+        return self.latest
+
+    def _find(self, text: Tensor) -> int:
         for known, version, number in self.texts:
             if known is text and version == _version(text):
                 return number
@@ -124,6 +146,18 @@ class Remembered(Protocol):
     def texts(self) -> TextMemory: ...
 
     def step(self, number: int) -> Step: ...
+
+
+class Renewable(Remembered, Protocol):
+    """What can be written to as well: a recording, or one that stands for more steps than it has."""
+
+    def __len__(self) -> int:
+        """Calls it stands for."""
+        ...
+
+    def home(self, number: int) -> Step | None:
+        """The n-th call as it is held, to be written to; None where it was never recorded."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -164,6 +198,10 @@ class ActivationCache:
                 f"call {number + 1} has no recorded step: the original was recorded over {len(self.steps)} "
                 "(use the same steps and strength for both)"
             )
+        return self.steps[number]
+
+    def home(self, number: int) -> Step | None:
+        """The n-th recorded call as it is held, to be written to."""
         return self.steps[number]
 
     def append(self, step: Step) -> None:

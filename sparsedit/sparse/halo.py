@@ -49,6 +49,12 @@ class HaloMemory(Memory):
     def rows(self, positions: Tensor, out: Tensor | None = None) -> Tensor:
         return super().rows(self.kept.find(positions), out)
 
+    def write(self, active: Tensor, rows: Tensor) -> None:
+        raise CacheError(
+            "this recording was cut down to what some masks read, so an edit cannot be written into it: "
+            "keep all rows (--cache-rows all)"
+        )
+
 
 class Halos:
     """Cuts steps of one model down to what edits on any of `sites` read."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from sparsedit.sparse.cache import Memory, Step
+from sparsedit.sparse.cache import Memory, Step, put
 
 LEVELS = 127
 _LEAST = torch.finfo(torch.bfloat16).tiny
@@ -39,6 +39,10 @@ class Int8Memory(Memory):
 
     def renewed(self, active: Tensor, rows: Tensor) -> Tensor:
         return self.values[0].index_copy_(2, active, rows)  # decoding made a copy already
+
+    def write(self, active: Tensor, rows: Tensor) -> None:
+        for held, new in zip(self.tensors, Int8Memory.of(Memory((rows,), self.size)).tensors, strict=True):
+            put(held, active, new)
 
 
 def in_int8(step: Step) -> Step:

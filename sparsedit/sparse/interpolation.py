@@ -51,6 +51,13 @@ class InterpolatedCache:
     def texts(self) -> TextMemory:
         return self.cache.texts
 
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def home(self, number: int) -> Step | None:
+        """The n-th step where it was recorded; the others are made of these."""
+        return self.cache.home(self.kept.index(number)) if number in self.kept else None
+
     def step(self, number: int) -> Step:
         """The n-th step of the whole schedule; CacheError when the edit makes more calls than it has."""
         if number >= len(self.timesteps):

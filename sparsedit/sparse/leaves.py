@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from sparsedit.errors import EngineError
 from sparsedit.sparse.cache import Memory, Step, TextMemory
 from sparsedit.sparse.packing import PackedWeights
+from sparsedit.sparse.renewal import Fresh
 from sparsedit.sparse.rows import map_rows, thin, thin_rows
 from sparsedit.sparse.sites import SitePyramid, Size, Window
 
@@ -35,6 +36,7 @@ class Call:
 
     `resolution` is the size of the map that the last spatial leaf of a dense pass produced; attention, which sees
     tokens only, learns its geometry from it. `moments` says whether norms remember what it takes to follow an edit.
+    `fresh` collects what a thin call makes anew, where somebody wants it.
     """
 
     step: Step
@@ -42,6 +44,7 @@ class Call:
     sites: SitePyramid | None = None
     packed: PackedWeights | None = None
     moments: bool = False
+    fresh: Fresh | None = None
     resolution: Size = (0, 0)
     runs: dict[str, int] = field(default_factory=dict)
 
@@ -54,10 +57,15 @@ class Call:
             raise EngineError(f"{run} did not run when the original was recorded; record and edit the same way")
         return self.step.leaves[run]
 
+    def renew(self, name: str, *tensors: Tensor) -> None:
+        """Note what the leaf whose memory was recalled last under this name would remember of the active sites."""
+        if self.fresh is not None:
+            self.fresh.leaves[_key(name, self.runs[name])] = tuple(tensor.detach().clone() for tensor in tensors)
+
     def _run(self, name: str) -> str:
-        """The key of a leaf's next run: a module used twice in one call is `name`, then `name#2`."""
-        self.runs[name] = run = self.runs.get(name, 0) + 1
-        return name if run == 1 else f"{name}#{run}"
+        """The key of a leaf's next run."""
+        self.runs[name] = self.runs.get(name, 0) + 1
+        return _key(name, self.runs[name])
 
     def linear(self, rows: Tensor, owner: nn.Module, weight: Tensor, bias: Tensor | None) -> Tensor:
         """rows [..., I] times weight [O, I] of module `owner`, plus bias [O]."""
@@ -70,6 +78,11 @@ class Call:
         if self.sites is None:
             raise EngineError("a thin leaf ran in a dense call")
         return self.sites
+
+
+def _key(name: str, run: int) -> str:
+    """A module used twice in one call is `name`, then `name#2`."""
+    return name if run == 1 else f"{name}#{run}"
 
 
 class Leaf(ABC):
@@ -91,6 +104,10 @@ class Leaf(ABC):
     def reach(self, memory: Memory) -> Window | None:
         """The window through which a thin pass sees a remembered map; None where it reads all that is remembered."""
         return None
+
+    def write(self, memory: Memory, sites: SitePyramid, fresh: tuple[Tensor, ...]) -> None:
+        """Write what a thin pass made anew into the memory it read."""
+        memory.write(sites.level(memory.size).index, *fresh)
 
     def counts(self, memory: Memory) -> bool:
         """Whether a thin pass sums over its sites, so that none of them may be there twice."""
@@ -146,6 +163,7 @@ class Convolution(Leaf):
         rows = thin_rows(x)
         if not self.pointwise:
             memory = call.recall(self.name)
+            call.renew(self.name, rows)
             rows = gather_window(rows, memory, call.pyramid, self.reach(memory))
         return thin(call.linear(rows, self.conv, self.matrix(), self.conv.bias))
 
@@ -180,8 +198,9 @@ class UpSampling(Leaf):
         return y
 
     def thin(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        memory = call.recall(self.name)
-        rows = gather_window(thin_rows(x), memory, call.pyramid, self.reach(memory))
+        memory, rows = call.recall(self.name), thin_rows(x)
+        call.renew(self.name, rows)
+        rows = gather_window(rows, memory, call.pyramid, self.reach(memory))
         if self.inner is None:
             return thin(rows)
         return thin(call.linear(rows, self.inner.conv, self.inner.matrix(), self.inner.conv.bias))

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsedit.sparse.cache import Memory
+from sparsedit.sparse.cache import Memory, put
 from sparsedit.sparse.leaves import Call, Leaf
-from sparsedit.sparse.sites import Size
+from sparsedit.sparse.sites import SitePyramid, Size
 
 
 class GroupNormalisation(Leaf):
@@ -60,10 +60,24 @@ class GroupNormalisation(Leaf):
         mean, variance, moments = memory.tensors
         rows = self.rows(x)
         active = call.pyramid.level(memory.size).index
-        new = _moments(rows - mean[:, None, :, None]).sum(1)
-        change = (new - moments.index_select(1, active).float().sum(1)) / (moments.shape[1] * rows.shape[3])
+        own = _moments(rows - mean[:, None, :, None])
+        change = (own.sum(1) - moments.index_select(1, active).float().sum(1)) / (moments.shape[1] * rows.shape[3])
         first, second = change.chunk(2, 1)
-        return self.scale_shift(mean + first, (variance + second - first.square()).clamp(min=0), x.dtype)
+        mean, variance = mean + first, (variance + second - first.square()).clamp(min=0)
+        call.renew(self.name, mean, variance, own)
+        return self.scale_shift(mean, variance, x.dtype)
+
+    def write(self, memory: Memory, sites: SitePyramid, fresh: tuple[Tensor, ...]) -> None:
+        """Write new statistics and the active sites' moments, and take those of all sites about the new mean."""
+        mean, variance, moments = memory.tensors
+        new_mean, new_variance, own = fresh
+        put(moments, sites.level(memory.size).index, own)
+        channels = self.norm.num_channels // self.norm.num_groups
+        moved = (new_mean.to(mean) - mean)[:, None]
+        first, second = moments.float().chunk(2, 2)
+        moments.copy_(torch.cat([first - channels * moved, second + moved * (channels * moved - 2 * first)], 2))
+        mean.copy_(new_mean)
+        variance.copy_(new_variance)
 
     def rows(self, x: Tensor) -> Tensor:
         """[B, C, ...] of T sites -> [B, T, G, C / G] in float32."""

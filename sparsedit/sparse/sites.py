@@ -122,6 +122,11 @@ class SitePyramid:
     def size(self) -> Size:
         return (self.mask.shape[0], self.mask.shape[1])
 
+    @property
+    def maps(self) -> list[Size]:
+        """The sizes of the maps whose sites have been asked for, here or on another device."""
+        return list(self._host)
+
     def to(self, device: torch.device) -> SitePyramid:
         """The same pyramid with indices on `device`."""
         if device == self.device:

@@ -1,6 +1,7 @@
 """One context manager per way of running a model; inside it the leaves are swapped, afterwards nothing is left.
 
-`record` runs the model densely and remembers, `sparse` runs it on active sites, `alongside` does both in one batch.
+`record` runs the model densely and remembers, `sparse` runs it on active sites, `renewing` too and holds what it makes,
+`alongside` does the first two in one batch.
 The swap sets an instance attribute `forward` on the leaves and on the model's edge and takes it away again: classes,
 parameters, hooks and attention processors are never touched.
 """
@@ -17,11 +18,14 @@ from torch import Tensor, nn
 
 from sparsedit.errors import EngineError
 from sparsedit.sparse.batch import Grouping, RowPicker, interleave
-from sparsedit.sparse.cache import ActivationCache, Remembered, Step, TextMemory
+from sparsedit.sparse.cache import ActivationCache, Remembered, Renewable, Step, TextMemory
+from sparsedit.sparse.fit import check_fit, check_timestep
+from sparsedit.sparse.forward import Swapped, answering
 from sparsedit.sparse.graphs import ThinGraphs
 from sparsedit.sparse.leaves import Call, Leaf
 from sparsedit.sparse.offload import offloaded, onloaded
 from sparsedit.sparse.packing import PackedWeights
+from sparsedit.sparse.renewal import Fresh, Renewal
 from sparsedit.sparse.rows import gather, map_tensors, scatter, tensors_of
 from sparsedit.sparse.sites import SitePyramid
 from sparsedit.sparse.survey import find_leaves
@@ -73,6 +77,21 @@ def sparse(
 
 
 @contextmanager
+def renewing(
+    model: nn.Module, cache: Renewable, sites: SitePyramid, *, packed: PackedWeights | None = None
+) -> Iterator[Renewal]:
+    """As `sparse`, and hold what the thin pass makes anew; its `write()` then makes the recording that of the edit.
+
+    Raises as `sparse`.
+    """
+    surface = Surface(model, packed)
+    renewal = Renewal(cache, sites, surface.leaves, cache.texts.child())
+    with surface.swapped(surface.renewer(renewal)):
+        yield renewal
+    surface.check_timesteps()
+
+
+@contextmanager
 def alongside(
     model: nn.Module,
     sites: Sequence[SitePyramid],
@@ -105,7 +124,7 @@ class Surface:
         moments: bool = False,
         graphs: ThinGraphs | None = None,
     ) -> None:
-        if any(isinstance(module.__dict__.get("forward"), _Swapped) for module in model.modules()):
+        if any(isinstance(module.__dict__.get("forward"), Swapped) for module in model.modules()):
             raise EngineError(
                 f"this {type(model).__name__} is already inside record(), sparse() or alongside(); leave that first"
             )
@@ -124,9 +143,9 @@ class Surface:
         """Swap the leaves and let `edge` answer for the model, until the block is left however it is left."""
         with ExitStack() as undo:
             for leaf in self.leaves:
-                undo.enter_context(_forward(leaf.module, _Swapped(self._run(leaf))))
+                undo.enter_context(answering(leaf.module, Swapped(self._run(leaf))))
             self.dense = self.model.forward  # as it is now: the model may itself be a leaf
-            undo.enter_context(_forward(self.model, _Swapped(edge)))
+            undo.enter_context(answering(self.model, Swapped(edge)))
             yield
 
     def recorder(self, cache: ActivationCache) -> Callable[..., Any]:
@@ -143,6 +162,15 @@ class Surface:
             nonlocal calls
             out = self.thin_call(cache.step(calls), texts, sites, args, kwargs)
             calls += 1
+            return out
+
+        return edge
+
+    def renewer(self, renewal: Renewal) -> Callable[..., Any]:
+        def edge(*args: Any, **kwargs: Any) -> Any:
+            step, fresh = renewal.cache.step(len(renewal.calls)), Fresh()
+            (out,) = self.thin_calls(step, renewal.texts, renewal.sites, [(args, kwargs)], fresh)
+            renewal.calls.append(fresh)
             return out
 
         return edge
@@ -186,13 +214,20 @@ class Surface:
         (out,) = self.thin_calls(step, texts, sites, [(args, kwargs)])
         return out
 
-    def thin_calls(self, step: Step, texts: TextMemory, sites: SitePyramid, calls: Sequence[Arguments]) -> list[Any]:
+    def thin_calls(
+        self,
+        step: Step,
+        texts: TextMemory,
+        sites: SitePyramid,
+        calls: Sequence[Arguments],
+        fresh: Fresh | None = None,
+    ) -> list[Any]:
         """The same for calls that differ in their maps alone, one for each part of the sites."""
         for args, kwargs in calls:
             self._check(step, *self._inputs(args, kwargs))
         if self.graphs is not None and not sites.empty:
             return [self.graphs.call(self, step, texts, sites, *calls[0])]
-        return self.thin_pass(Call(step, texts, sites.to(step.device), self.packed), calls)
+        return self.thin_pass(Call(step, texts, sites.to(step.device), self.packed, fresh=fresh), calls)
 
     def thin_pass(self, call: Call, calls: Sequence[Arguments]) -> list[Any]:
         """The device's part of thin calls: it depends on shapes alone and never waits, so a CUDA graph can hold it."""
@@ -202,6 +237,8 @@ class Surface:
         args, kwargs = map_tensors(calls[0], lambda _: next(thin))
         with self._during(call):
             out = self.dense(*args, **kwargs)
+        if call.fresh is not None:
+            call.fresh.outputs = [tensor.detach() for tensor in tensors_of(out)]
         written = [scatter(*pair, pyramid) for pair in zip(tensors_of(out), call.step.outputs, strict=True)]
 
         def part(number: int) -> Any:
@@ -214,7 +251,7 @@ class Surface:
         """Raise EngineError for the first call since the last check that ran at another timestep than its step."""
         unchecked, self.unchecked = self.unchecked, []
         for expected, timestep in unchecked:
-            _check_timestep(expected, timestep)
+            check_timestep(expected, timestep)
 
     @contextmanager
     def _during(self, call: Call) -> Iterator[None]:
@@ -241,7 +278,7 @@ class Surface:
 
     def _check(self, step: Step, x: Tensor, timestep: Tensor | None) -> None:
         """Raise EngineError for inputs that do not fit their step; timesteps on a GPU are left for later."""
-        _check_fit(step, x, timestep)
+        check_fit(step, x, timestep)
         if timestep is not None and step.timestep is not None and not timestep.is_meta:
             self.unchecked.append((step.timestep, timestep))
             if {timestep.device.type, step.timestep.device.type} == {"cpu"}:
@@ -255,53 +292,3 @@ class Surface:
             raise EngineError(f"the first input of {type(self.model).__name__} must be a tensor [B, C, H, W]")
         timestep = bound.get("timestep")
         return x, None if timestep is None else torch.as_tensor(timestep).detach().clone()
-
-
-class _Swapped:
-    """Marks a forward that the engine put there."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(*args, **kwargs)
-
-
-@contextmanager
-def _forward(module: nn.Module, forward: _Swapped) -> Iterator[None]:
-    """Let a module answer with another forward; what its instance held before comes back."""
-    held = module.__dict__.get("forward")
-    module.__dict__["forward"] = forward
-    try:
-        yield
-    finally:
-        if held is None:
-            del module.__dict__["forward"]
-        else:
-            module.__dict__["forward"] = held
-
-
-def _check_fit(step: Step, x: Tensor, timestep: Tensor | None) -> None:
-    if (x.shape[0], x.shape[2], x.shape[3]) != (step.batch, *step.size):
-        raise EngineError(
-            f"the recorded input was a batch of {step.batch} at {step.size[1]}x{step.size[0]}, this one is "
-            f"a batch of {x.shape[0]} at {x.shape[3]}x{x.shape[2]}; record the original again at this size"
-        )
-    if (x.dtype, x.device) != (step.dtype, step.device):
-        raise EngineError(
-            f"the recorded input was {step.dtype} on {step.device}, this one is {x.dtype} on {x.device}; "
-            "record the original again with the model as it is now"
-        )
-    if (timestep is None) != (step.timestep is None):
-        raise EngineError("a timestep was given to only one of the recorded and the sparse call")
-
-
-def _check_timestep(expected: Tensor, timestep: Tensor) -> None:
-    if expected.is_meta:
-        return
-    now, then = (t.flatten().double().cpu() for t in (timestep, expected))
-    if bool((now != then).any()):
-        raise EngineError(
-            f"the recorded step ran at timestep {expected.tolist()}, this call at {timestep.tolist()}; "
-            "use the same scheduler, steps and strength"
-        )

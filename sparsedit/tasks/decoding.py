@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparsedit.errors import ModelError
 from sparsedit.stages import Stages
-from sparsedit.ways import Dense, Thin, Way
+from sparsedit.ways import Dense, Renewing, Thin, Way
 
 _WIDENED = "the VAE's picture was black or no number in {}, so it was decoded again in float32"
 
@@ -23,6 +23,11 @@ def decode(stages: Stages, way: Way, latents: Tensor) -> Tensor:
     half = stages.vae.dtype
     pictures = _decode(stages, way, latents)
     if stages.decoder_dtype != torch.float32 and not sound(pictures):
+        if isinstance(way, Renewing):
+            raise ModelError(
+                f"the VAE's picture was black or no number in {half}, in which it was recorded, so the edit cannot be "
+                "kept; record the original in float32 (--dtype float32)"
+            )
         stages.set_decoder_dtype(torch.float32)
         if isinstance(way, Thin):  # what it reads was recorded in half precision, and stays good for other edits
             pictures = _decode(stages, Dense(way.clock), latents)
