@@ -37,7 +37,7 @@ from benchmarks.shrunk import save_shrunk
 from benchmarks.soak import SIZES, Sample, flat, growth
 from sparsedit.bench.driver import drive
 from sparsedit.bench.grid import Grid
-from sparsedit.bench.heads import Place, full_head
+from sparsedit.bench.heads import full_head
 from sparsedit.bench.outcome import Outcome
 from sparsedit.bench.plan import Task, Wanted, edits_of, plan_tasks
 from sparsedit.bench.pool import Crew, LocalPool, Made, Pool
@@ -67,7 +67,7 @@ def stub_record(task: Task, way: str) -> Record:
     entry = stage_entry(123_456_789_012, 12_345_678_901, [0.123456789012345] * 14, 14)
     stages = {stage: dict.fromkeys(("dense", "record", "sparse"), entry) for stage in ("text", "encoder", "unet")}
     scores = {"psnr": 41.23456789012345, "ssim": 0.987654321098765, "lpips": None, "mse": 1e-5, "identical": False}
-    return full_head(task, way, Place()) | {
+    return full_head(task, way, None) | {
         "status": "ok",
         "reason": None,
         "stages": stages,

@@ -14,11 +14,11 @@ from sparsedit.records import Record
 
 @dataclass(frozen=True)
 class Place:
-    """Where a loaded model runs, in which precision, and which one it is; nothing of that where none was loaded."""
+    """Where a loaded model runs, in which precision, and which of its revisions it is."""
 
-    device: str | None = None
-    dtype: str | None = None
-    model_revision: str | None = None
+    device: str
+    dtype: str
+    model_revision: str | None
 
     @classmethod
     def of(cls, pipe: Any) -> Place:
@@ -26,16 +26,17 @@ class Place:
         return cls(str(pipe._execution_device), str(pipe.unet.dtype).removeprefix("torch."), model_revision(pipe))
 
 
-def full_head(task: Task, way: str, place: Place) -> Record:
-    """The head of the record of a way of a task."""
+def full_head(task: Task, way: str, place: Place | None) -> Record:
+    """The head of the record of a way of a task; None where no model was loaded."""
     edit, settings = task.edit, settings_of(way, task.settings)
     prompts = (edit.prompt, task.prompt, edit.edit_prompt)
     names = Head(task.record_id(way), edit.case, edit.variant, task.suite, edit.edit_type, task.cell.model, prompts)
     bench = {"cell": task.cell.name, "configuration": task.cell.configuration, "way": way, "track": task.track}
     images = f"{edit.case}/{edit.variant}/{task.cell.configuration[:8]}/{way}"
-    return head(names, settings, None) | asdict(place) | {"way": way, "bench": bench, "images": images}
+    placed = {"model_revision": None} if place is None else asdict(place)
+    return head(names, settings, None) | placed | {"way": way, "bench": bench, "images": images}
 
 
-def failed(task: Task, way: str, reason: str, place: Place) -> Record:
+def failed(task: Task, way: str, reason: str, place: Place | None = None) -> Record:
     """The record of a way that could not be run."""
     return full_head(task, way, place) | nothing_measured(reason)

@@ -195,9 +195,9 @@ class RayPool:
     @staticmethod
     def _lost(task: Task, way: str) -> Outcome:
         # Not at the top: it imports torch.
-        from sparsedit.bench.heads import Place, failed
+        from sparsedit.bench.heads import failed
 
-        return Outcome(failed(task, way, LOST, Place()))
+        return Outcome(failed(task, way, LOST))
 
 
 @contextmanager

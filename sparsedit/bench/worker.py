@@ -81,7 +81,7 @@ class _Models:
         self.pictures = pictures
         self.editors = Editors(pipe, refiner, lambda done, total: None)
         self.counter = Counter()
-        self.judge = TimedJudge(self.place.device or "cpu")
+        self.judge = TimedJudge(self.place.device)
 
     def run(self, task: Task, meter: Meter) -> Iterator[Outcome]:
         for outcome in self._outcomes(task, meter):
@@ -137,7 +137,7 @@ class _Models:
             stages.forget_texts()  # or the first way would pay for the prompts of all
         settings = settings_of(way, case.task.settings)
         planned = plan_dense_steps(settings)
-        plain = Recorded(request, request.original, Clock(torch.device(self.place.device or "cpu")))
+        plain = Recorded(request, request.original, Clock(torch.device(self.place.device)))
         free = request.task == "sdedit"
         if way == DENSE:
             assert dense is not None
