@@ -36,7 +36,7 @@ from sparsedit.skipping import steps_kept
 from sparsedit.sparse import PackedWeights
 from sparsedit.sparse.packing import can_pack
 from sparsedit.stages import OnStep
-from sparsedit.ways import Cold, Lockstep, Recording, Renewing, Thin
+from sparsedit.ways import Cold, Lockstep, Mending, Recording, Renewing, Thin
 
 BREAK_EVEN = 0.45
 """Share of active latent sites from which an edit runs dense. Where a thin UNet call stops being faster depends on the
@@ -156,9 +156,9 @@ class SparseEditor(DenseEditor):
         try:
             way, (generated, latents) = self._warm(recorded, plan, keep=keep)
         except DamagedError as error:
-            recorded = self.record_request(request, shelf=recorded.shelf)
+            recorded, mended = self._mended(recorded)
             way, (generated, latents) = self._warm(recorded, plan, keep=keep)
-            way.notes.append(f"{error}; the original was recorded again")
+            way.notes.append(f"{error}; {mended}")
         result = self._result(plan, base, generated, latents, "warm", reason_of(way), way.clock)
         return self._kept_in(recorded, way, result) if isinstance(way, Renewing) else result
 
@@ -172,6 +172,18 @@ class SparseEditor(DenseEditor):
         way = kind(clock, recorded.caches, plan.stage_sites, self.packed, timesteps, recorded.kept)
         self._time_text(clock, recorded.request, plan.prompt)
         return way, self._run(way, recorded.request, [plan])
+
+    def _mended(self, recorded: Recorded) -> tuple[Recorded, str]:
+        """A recording whose damaged steps were recorded again, or all of it where they cannot be alone; and a word."""
+        shelf, request = recorded.shelf, recorded.request
+        assert shelf is not None  # what is in memory alone is not damaged
+        if not shelf.mendable:
+            shelf.forget()
+            return self.record_request(request, shelf=shelf), "the original was recorded again"
+        with shelf.writing():
+            way = Mending(recorded.clock, shelf.caches, self.moments, recorded.kept)
+            self._run(way, request, [plan_nothing(request)])
+        return recorded, f"{way.mended} step{'s were' if way.mended > 1 else ' was'} recorded again"
 
     def _kept_in(self, recorded: Recorded, way: Renewing, result: Result) -> Result:
         """Write a thin edit into the recording, which then is that of its result -> the result, and what that took.

@@ -1,4 +1,4 @@
-"""The ways a stage can run: densely, remembering, thinly (and renewing), coarse and then thin, or beside an original.
+"""The ways a stage can run: densely, remembering or mending, thinly or renewing, coarse and then thin, or in lockstep.
 
 A way is handed to a task, which asks it for the context `around` each model it calls. The task's page reads the
 same whatever the way.
@@ -23,11 +23,13 @@ from sparsedit.sparse import (
     PackedWeights,
     SitePyramid,
     alongside,
+    mending,
     record,
     renewing,
     sparse,
 )
 from sparsedit.sparse.cache import Remembered, Renewable
+from sparsedit.sparse.mending import Mendable
 from sparsedit.sparse.renewal import Renewal
 from sparsedit.stages import Schedule
 
@@ -99,6 +101,28 @@ class Recording(Way):
 
     def engaged(self, stage: str, model: nn.Module) -> AbstractContextManager[object]:
         return record(model, self.caches.setdefault(stage, ActivationCache()), moments=self.moments)
+
+
+class Mending(Way):
+    """A recorded run made once more, densely where its steps are damaged alone. `mended` counts these."""
+
+    def __init__(
+        self, clock: Clock, caches: Mapping[str, Mendable], moments: bool, kept: tuple[int, ...] | None
+    ) -> None:
+        super().__init__(clock)
+        self.caches = caches
+        self.moments = moments
+        self.kept = kept
+        self.mended = 0
+
+    def passes(self, schedule: Schedule) -> Iterator[Schedule]:
+        yield replace(schedule, kept=self.kept)
+
+    @contextmanager
+    def engaged(self, stage: str, model: nn.Module) -> Iterator[None]:
+        with mending(model, self.caches[stage], moments=self.moments) as mended:
+            yield
+        self.mended += len(mended)
 
 
 class Thin(Way):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMPipeline, DDIMScheduler
 from PIL import Image
 
 from sparsedit.cache import shelf as shelves
@@ -18,12 +18,13 @@ from sparsedit.cache.catalogue import entries, faults, remove
 from sparsedit.cache.folder import RecordingFolder
 from sparsedit.cache.lock import locked
 from sparsedit.cache.shelf import Keeping
-from sparsedit.cache.tensors import unfinished
+from sparsedit.cache.tensors import open_tensors, unfinished
 from sparsedit.cache.tiers import Tier, tiers_of
 from sparsedit.editor import SparseEditor
 from sparsedit.errors import CacheError, SettingsError
 from sparsedit.plan import Edit
 from sparsedit.settings import MaskPolicy
+from tests.families import FAMILIES
 from tests.pipelines import ANCESTRAL, tiny_sdxl
 
 POLICY = MaskPolicy(threshold=0.02, grow=3, level_dilation=0, feather=0, vae_margin=8)
@@ -156,18 +157,64 @@ def test_another_picture_size_scheduler_setting_or_library_is_named(
     assert {word.split()[0] for word in base.differences(newer)} == {"torch", "diffusers", "transformers"}
 
 
-@pytest.mark.parametrize("name", ["unet-0002", "encoder-0000", "unet-texts", "picture", "decoder-0000"])
-@pytest.mark.parametrize("how", ["flipped", "gone", "cut"])
-def test_damage_is_found_and_the_original_recorded_again(
-    name: str, how: str, tmp_path: Path, original: Image.Image, edited: Image.Image, expected: torch.Tensor
-) -> None:
-    folder = recorded_at(tmp_path, original)
-    path = folder.path / f"{name}.safetensors"
+def damage(path: Path, how: str) -> None:
     data = bytearray(path.read_bytes())
     data[-5] ^= 16
     path.write_bytes(data if how == "flipped" else data[: len(data) // 2])
     if how == "gone":
         path.unlink()
+
+
+@pytest.mark.parametrize("how", ["flipped", "gone", "cut"])
+@pytest.mark.parametrize(
+    "names", [["unet-0002"], ["encoder-0000"], ["unet-0000", "unet-0003"], ["unet-0001", "encoder-0000"]], ids=str
+)
+def test_damaged_steps_are_recorded_again_and_no_others(
+    names: list[str], how: str, tmp_path: Path, original: Image.Image, edited: Image.Image, expected: torch.Tensor
+) -> None:
+    folder = recorded_at(tmp_path, original)
+    files = {path: (open_tensors(path).digest, path.stat().st_ino) for path in folder.path.glob("*.safetensors")}
+    damaged = [folder.path / f"{name}.safetensors" for name in names]
+    for path in damaged:
+        damage(path, how)
+    assert len(faults(entries(tmp_path)[0])) == len(names)
+    editor, _ = editor_at(tmp_path)
+    editor.record(original, **SETTINGS)
+    result = editor.edit(edited)
+    assert result.way == "warm"
+    assert torch.equal(result.picture, expected)
+    assert names[-1] in str(result.reason) or names[0] in str(result.reason)
+    said = "1 step was recorded again" if len(names) == 1 else "2 steps were recorded again"
+    assert said in str(result.reason)
+    assert not faults(entries(tmp_path)[0])
+    assert all(open_tensors(path).digest == digest for path, (digest, _) in files.items())
+    untouched = files.keys() - set(damaged)
+    assert all(path.stat().st_ino == files[path][1] for path in untouched)
+    assert editor.edit(edited).reason is None
+
+
+@pytest.mark.parametrize("how", ["flipped", "gone", "cut"])
+@pytest.mark.parametrize("form", [{"rows": "halo"}, {"precision": "int8"}], ids=str)
+def test_smaller_recordings_are_mended_too_or_made_again(
+    form: dict[str, str], how: str, tmp_path: Path, original: Image.Image, edited: Image.Image
+) -> None:
+    pictures = []
+    for _ in range(2):
+        editor, _ = editor_at(tmp_path, **form)
+        request = editor.request(original, **SETTINGS)
+        editor.record_request(request, shelf=editor.shelf(request, edits=[Edit(edited)]))
+        pictures.append(picture(editor, edited))
+        damage(entries(tmp_path)[0].folder.path / "unet-0001.safetensors", how)
+    assert torch.equal(*pictures)
+
+
+@pytest.mark.parametrize("name", ["unet-texts", "picture", "decoder-0000"])
+@pytest.mark.parametrize("how", ["flipped", "gone", "cut"])
+def test_damage_is_found_and_the_original_recorded_again(
+    name: str, how: str, tmp_path: Path, original: Image.Image, edited: Image.Image, expected: torch.Tensor
+) -> None:
+    folder = recorded_at(tmp_path, original)
+    damage(folder.path / f"{name}.safetensors", how)
     [fault] = faults(entries(tmp_path)[0])
     assert name in fault
     editor, _ = editor_at(tmp_path)
@@ -307,3 +354,16 @@ def test_tiers_share_a_budget() -> None:
     assert [tier.take(size) for size in (6, 5, 4, 1)] == [True, False, True, False]
     assert tiers_of(CPU, None, on_disk=True) == [Tier(CPU, 0)]
     assert tiers_of(CPU, None, on_disk=False)[0].take(10**15)
+
+
+def test_a_model_on_pixels_is_taken_up_again_and_mended(
+    tmp_path: Path, original: Image.Image, edited: Image.Image
+) -> None:
+    pictures = []
+    for _ in range(3):
+        editor, _ = editor_at(tmp_path, DDIMPipeline(FAMILIES["ddim"].build(), DDIMScheduler()))
+        editor.record(original, steps=4, strength=0.5, prompt="", guidance=0.0)
+        pictures.append(picture(editor, edited))
+        damage(entries(tmp_path)[0].folder.path / "unet-0001.safetensors", "flipped")
+    assert torch.equal(pictures[0], pictures[1])
+    assert torch.equal(pictures[1], pictures[2])

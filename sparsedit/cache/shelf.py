@@ -105,6 +105,11 @@ class Shelf:
         return "recording the original" + (f" ({size_of(self.nbytes)})" if self.nbytes else "")
 
     @property
+    def mendable(self) -> bool:
+        """Whether single steps can be recorded again, which takes all rows around a site."""
+        return self.folder is not None and self.keeping.rows == "all"
+
+    @property
     def waited_s(self) -> float:
         """Seconds for which edits have waited so far for steps to be read."""
         return sum(cache.waited_s for cache in self.caches.values())
@@ -121,7 +126,8 @@ class Shelf:
     def load(self, recorded: Recorded) -> bool:
         """Take up the recording from the disk; whether it is there, whole, and undamaged as far as was read.
 
-        Steps are verified when they are read. Raises CacheError when what is there was made of something else.
+        Steps are verified when they are read, and may be damaged singly where the recording is `mendable`. Raises
+        CacheError when what is there was made of something else.
         """
         recorded.caches = dict(self.caches)
         contents = None if self.folder is None else self.folder.contents()
@@ -136,8 +142,14 @@ class Shelf:
             picture.verify()
         except (DamagedError, KeyError):
             return self._is_new()
+        decoder = self.caches.get("decoder")  # a model on pixels has none
+        if decoder is not None and decoder.broken:
+            return self._is_new()  # in which dtype it was recorded, its step alone knows
+        if not self.mendable and any(cache.broken for cache in self.caches.values()):
+            return self._is_new()
         recorded.picture = picture.tensors["picture"].clone()
-        self.stages.set_decoder_dtype(self.caches["decoder"].steps[0].dtype)
+        if decoder is not None:
+            self.stages.set_decoder_dtype(decoder.steps[0].dtype)
         self.loaded, self.opening_s = True, time.perf_counter() - start
         return True
 
@@ -150,6 +162,11 @@ class Shelf:
         write_tensors(self.folder.picture, {"picture": recorded.picture.contiguous()}, {})
         made = datetime.now(UTC).isoformat(timespec="seconds")
         self.folder.finish(self.fingerprint, {stage: len(cache) for stage, cache in self.caches.items()}, made)
+
+    def forget(self) -> None:
+        """Declare what is on the disk not whole, so that whoever wants it next records it again."""
+        if self.folder is not None:
+            self.folder.spoil()
 
     def settle(self) -> None:
         """Bring a recording that lies in files into memory, to be changed there: the files are others' too.

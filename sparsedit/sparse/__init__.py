@@ -12,6 +12,7 @@ Knows torch and the leaves of diffusers' blocks; knows no pipeline, no scheduler
 from sparsedit.sparse.cache import ActivationCache
 from sparsedit.sparse.graphs import ThinGraphs
 from sparsedit.sparse.interpolation import InterpolatedCache
+from sparsedit.sparse.mending import mending
 from sparsedit.sparse.moving import Motion, MovedCache
 from sparsedit.sparse.packing import PackedWeights
 from sparsedit.sparse.sites import SitePyramid, dilate
@@ -27,6 +28,7 @@ __all__ = [
     "ThinGraphs",
     "alongside",
     "dilate",
+    "mending",
     "record",
     "renewing",
     "sparse",
