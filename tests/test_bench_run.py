@@ -23,6 +23,7 @@ from sparsedit.bench.driver import drive
 from sparsedit.bench.outcome import Outcome
 from sparsedit.bench.plan import Task
 from sparsedit.bench.pool import LocalPool
+from sparsedit.bench.sessions import read_sessions
 from sparsedit.bench.signals import terminable
 from sparsedit.bench.ways import WAYS
 from sparsedit.bench.worker import Worker
@@ -306,6 +307,23 @@ def test_a_rerun_does_what_is_missing(bench: Bench, tmp_path: Path) -> None:
     assert code == 2
     assert "line 2" in error
     assert (tmp_path / "run" / "records.jsonl").read_bytes() == damaged
+
+
+def test_a_bench_killed_at_its_beginning_or_its_end_goes_on(bench: Bench, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "records.jsonl").touch()  # killed before it said what it was asked
+    assert bench("--dry-run", ways="dense")[0] == 0
+    assert bench("--ids", "a", ways="dense")[0] == 0
+    whole = (run / "sessions.jsonl").read_text()
+    (run / "sessions.jsonl").write_text(whole + whole[:40])  # killed while it said what it had spent its time on
+    code, out, _ = bench("--ids", "a,b", ways="dense")
+    assert (code, json.loads(out)["done"]) == (0, 2)
+    assert [session["records"] for session in read_sessions([RunFolder(run)])] == [1, 1]
+    (run / "config.yaml").unlink()  # records that nobody knows the settings of
+    code, _, error = bench("--ids", "a,b,c", ways="dense")
+    assert code == 2
+    assert "config.yaml cannot be read" in error
 
 
 def test_shards_are_put_together(bench: Bench, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
