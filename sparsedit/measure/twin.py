@@ -84,7 +84,6 @@ class Shapes:
     """A pipeline's models on the meta device, and what is known of their dense calls, at every size that was asked."""
 
     def __init__(self, stages: Stages) -> None:
-        self.stages = stages
         self.texts = _text_calls(stages)
         self.vae = None if stages.vae is None else _twin_of(stages.vae)
         self.unet = _twin_of(stages.unet)
