@@ -55,7 +55,7 @@ def profile_markdown(profiles: Sequence[Profile], environment: Mapping[str, Any]
 
 
 def profile_view(profiles: Sequence[Profile], environment: Mapping[str, Any], width: int) -> RenderableType:
-    """Everything for a terminal of `width` columns; from 80 on nothing is folded. Columns that say nothing are left out."""
+    """Everything for a terminal of `width` columns; from 80 on nothing is folded. Empty columns are left out."""
     parts: list[RenderableType] = []
     for profile in profiles:
         rows = profile_rows(profile)
@@ -141,7 +141,7 @@ def _stacks(row: ProfileRow, groups: Groups) -> list[Text]:
 def _flat(profile: Profile, row: ProfileRow) -> dict[str, Cell]:
     width, height = profile["size"]
     kept = ("case", "variant", "model", "refiner", "task", "policy", "batch", "device", "edit_ratio", "sites")
-    flat: dict[str, Cell] = {key: profile[key] for key in kept}
+    flat: dict[str, Cell] = {key: profile.get(key) for key in kept}
     flat |= {"width": width, "height": height, "part": row.part, "stage": row.stage, "calls": row.calls}
     for kind, side in (("dense", row.dense), ("sparse", row.sparse)):
         counted = {key: getattr(side, key) for key in ("macs", "attention_macs", "least_bytes", "peak_bytes", "share")}
