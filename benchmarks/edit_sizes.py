@@ -37,8 +37,9 @@ from sparsedit.models.placement import resolve_device, resolve_dtype
 from sparsedit.models.presets import get_preset
 from sparsedit.models.random import random_model
 from sparsedit.plan import stage_sites
-from sparsedit.profiling.calls import CALL, StageCall, stage_model
+from sparsedit.profiling.calls import CALL, StageCall
 from sparsedit.profiling.counts import Counted, count_dense, count_thin
+from sparsedit.profiling.models import stage_model
 from sparsedit.profiling.synthetic import PATTERNS, synthetic_mask
 from sparsedit.published import load_published
 from sparsedit.settings import POLICIES, MaskPolicy

@@ -23,7 +23,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from sparsedit.cache.shelf import Keeping, Shelf
+from sparsedit.cache.shelf import Keeping, Shelf, recording_size
 from sparsedit.dense import DenseEditor, reason_of
 from sparsedit.errors import CacheError, DamagedError, SettingsError
 from sparsedit.images import to_image
@@ -99,13 +99,25 @@ class SparseEditor(DenseEditor):
 
         Raises as `Shelf` does, and SettingsError for a number of steps that is none.
         """
+        form = self._form(request, record_steps, edits)
+        return Shelf(self.keeping, self.stages, self.refiner, request, **form)
+
+    def recording_size(self, request: Request, record_steps: int | None = None, edits: Sequence[Edit] = ()) -> int:
+        """The bytes that recording a request will take, with a pipeline that may lie on the meta device.
+
+        Raises as `shelf` does, but looks at no disk.
+        """
+        form = self._form(request, record_steps, edits)
+        return recording_size(self.keeping, self.stages, self.refiner, request, **form)
+
+    def _form(self, request: Request, record_steps: int | None, edits: Sequence[Edit]) -> dict[str, Any]:
+        """What is recorded of a request: of which steps, and of which sites where that matters."""
         kept = None if record_steps is None else self._kept(request, record_steps)
-        plans = [plan_edit(request, edit, self.policy) for edit in edits] if self.keeping.rows == "halo" else []
+        wanted = self.keeping.rows == "halo" or self.keeping.budget is not None
+        plans = [plan_edit(request, edit, self.policy) for edit in edits] if wanted else []
         stages = plans[0].stage_sites if plans else {}
         sites = {stage: [plan.stage_sites[stage] for plan in plans] for stage in stages}
-        return Shelf(
-            self.keeping, self.stages, self.refiner, request, moments=self.moments, kept=kept, sites=sites or None
-        )
+        return {"moments": self.moments, "kept": kept, "sites": sites or None}
 
     def edit(
         self,

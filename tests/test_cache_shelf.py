@@ -21,11 +21,12 @@ from sparsedit.cache.shelf import Keeping
 from sparsedit.cache.tensors import open_tensors, unfinished
 from sparsedit.cache.tiers import Tier, tiers_of
 from sparsedit.editor import SparseEditor
-from sparsedit.errors import CacheError, SettingsError
+from sparsedit.errors import CacheError, DamagedError, SettingsError
 from sparsedit.plan import Edit
+from sparsedit.report.numbers import size_of
 from sparsedit.settings import MaskPolicy
 from tests.families import FAMILIES
-from tests.pipelines import ANCESTRAL, tiny_sdxl
+from tests.pipelines import ANCESTRAL, DEIS, EULER, tiny_sdxl
 
 POLICY = MaskPolicy(threshold=0.02, grow=3, level_dilation=0, feather=0, vae_margin=8)
 SETTINGS: dict[str, Any] = {"prompt": "a house", "steps": 5, "strength": 0.8, "guidance": 3.0, "seed": 7}
@@ -284,14 +285,68 @@ def test_a_budget_holds_what_it_can_and_leaves_the_rest_on_the_disk(
 def test_a_budget_too_small_is_refused_with_what_is_needed(tmp_path: Path, original: Image.Image) -> None:
     editor, _ = editor_at(None, budget=1000)
     request = editor.request(original, **SETTINGS)
-    with pytest.raises(
-        CacheError, match=r"takes .* MB, and the budget is 1\.00 kB; .*int8 \(.*--record-steps, --cache"
-    ):
+    with pytest.raises(CacheError, match=r"takes .* MB, and the budget is 1\.00 kB; .*int8 \(.* MB\), --cache DIR$"):
         editor.shelf(request)
     editor, _ = editor_at(tmp_path, budget=1000)
     with pytest.raises(CacheError, match=r"the step in use and the next take .* kB"):
         editor.shelf(request)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("scheduler", [EULER, DEIS], ids=["euler", "deis"])
+def test_a_refusal_names_levers_that_meet_the_budget(
+    scheduler: Any, original: Image.Image, edited: Image.Image
+) -> None:
+    """Whoever does as it says is not refused; steps of DEIS cannot be left out, so it names none."""
+
+    def size(budget: int | None, count: int | None = None, **form: Any) -> int:
+        editor = SparseEditor(tiny_sdxl(scheduler), policy=POLICY, keeping=Keeping(None, budget, **form))
+        return editor.recording_size(editor.request(original, **SETTINGS), count, [Edit(edited)])
+
+    whole, halo = size(None), size(None, rows="halo")
+    with pytest.raises(CacheError) as refused:
+        size(whole - 1)
+    said = str(refused.value)
+    assert f"--cache-rows halo ({size_of(halo)})" in said
+    assert ("--record-steps 3 (" in said) == (scheduler is EULER)
+    assert size(halo, rows="halo") == halo
+    with pytest.raises(CacheError) as refused:
+        size(halo - 1, rows="halo")
+    assert "--cache-precision int8" in str(refused.value)
+    assert "both" not in str(refused.value)
+    if scheduler is EULER:
+        assert size(whole - 1, 3) < whole
+        tight = size(None, 2, rows="halo", precision="int8")
+        with pytest.raises(CacheError, match=r"these and --record-steps 2 \("):
+            size(tight)
+        assert size(tight, 2, rows="halo", precision="int8") == tight
+        with pytest.raises(CacheError) as refused:
+            size(tight - 1)
+        assert "--record-steps" not in str(refused.value)
+
+
+def test_the_next_step_is_read_and_verified_while_the_present_one_is_used(
+    tmp_path: Path, original: Image.Image
+) -> None:
+    recorded_at(tmp_path, original)
+    editor, _ = editor_at(tmp_path)
+    caches: dict[str, Any] = dict(editor.record_request(editor.request(original, **SETTINGS)).caches)
+    unet = caches["unet"]
+    assert not unet._verified
+    unet.step(0)
+    unet._coming[1].result()  # asked for by nobody but the cache itself
+    assert unet._verified == {0, 1}
+    with unet._files[3].path.open("r+b") as file:
+        file.seek(-5, 2)
+        byte = file.read(1)[0]
+        file.seek(-5, 2)
+        file.write(bytes([byte ^ 16]))
+    unet.step(2)
+    with pytest.raises(DamagedError):
+        unet._coming[3].result()
+    unet.step(1)  # what is wrong ahead is said when it is needed, not before
+    with pytest.raises(DamagedError, match="unet-0003"):
+        unet.step(3)
 
 
 def test_a_disk_without_room_is_refused(tmp_path: Path, original: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:

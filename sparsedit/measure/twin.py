@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sparsedit.errors import ModelError
 from sparsedit.measure.affine import Affine
 from sparsedit.measure.macs import count_macs
+from sparsedit.models.silence import silence
 from sparsedit.sparse import ActivationCache, SitePyramid, record, sparse
 from sparsedit.sparse.sites import Size
 from sparsedit.stages import Stages
@@ -213,7 +214,7 @@ def _control_nets(stages: Stages) -> list[Any]:
 
 
 def _twin_of(model: Any) -> Any:
-    with META:
+    with META, silence():  # models keep what they never read, and are told so
         return type(model).from_config(model.config)
 
 
