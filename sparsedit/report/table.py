@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 WIDE = 120
 """Columns from which an edit has one line."""
+
+_PADDING = 2  # what `grid` puts between columns
 
 # The columns that share one where there is less room, the second below the first.
 _STACKED = ((0, 1), (2, 3), (4, 5), (6,), (7, 8), (9, 10))
@@ -45,9 +49,37 @@ def grid(columns: Iterable[tuple[str, JustifyMethod]]) -> Table:
     return table
 
 
+def blocks(names: Sequence[str], columns: Sequence[Sequence[str]], width: int) -> list[range]:
+    """Which columns stand beside the names in a table of `width`, table by table: as many in each as fit.
+
+    A column is its heading and cells, of one line or more. Names that are longer than a third of the width are folded;
+    what does not fold never takes their place.
+    """
+    beside = min(_widest(names), width // 3)
+    starts, used = [0], beside
+    for place, column in enumerate(columns):
+        used += _widest(column) + _PADDING
+        if used > width and place > starts[-1]:
+            starts.append(place)
+            used = beside + _widest(column) + _PADDING
+    return [range(start, end) for start, end in pairwise([*starts, len(columns)])]
+
+
 def cells(values: Iterable[str]) -> list[Text]:
     """Values as they are: no markup is read in them, and nothing of them acts on the terminal."""
     return [Text(printable(value)) for value in values]
+
+
+def lines_of(value: str) -> Text:
+    """A value of our own making, of one line or more; those below the first are softer."""
+    first, *more = cells(value.split("\n"))
+    for line in more:
+        line.stylize("dim")
+    return Text("\n").join([first, *more])
+
+
+def _widest(values: Sequence[str]) -> int:
+    return max((cell_len(line) for value in values for line in value.split("\n")), default=0)
 
 
 def _edits(summary: Summary, width: int) -> Table:
