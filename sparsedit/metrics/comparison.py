@@ -18,12 +18,16 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Case:
-    """One case: its values, null where there is none, and why; `reason` where it could not be compared at all."""
+    """One case: its values, null where there is none, and why; `reason` where it could not be compared at all.
+
+    `equal` names the PSNRs that are null since the pixels they look at are equal.
+    """
 
     name: str
     values: Mapping[str, float | None] = field(default_factory=dict)
     edit_type: str | None = None
     identical: bool = False
+    equal: tuple[str, ...] = ()
     missing: Mapping[str, str] = field(default_factory=dict)
     reason: str | None = None
     entry: Mapping[str, Any] = field(default_factory=dict)
@@ -31,7 +35,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Group:
-    """The means of some cases; `left_out` counts, for each column, those without a value that are not identical."""
+    """The means of some cases; `left_out` counts, for each column, those without a value that are not equal."""
 
     name: str
     count: int
@@ -112,7 +116,7 @@ def judge(comparison: Comparison, thresholds: Iterable[Threshold]) -> None:
         if mean is not None:
             if threshold.failed_by(mean.mean):
                 faults.append(f"{threshold}: it is {mean.mean:.6g}")
-        elif threshold.name.endswith("psnr") and everything.identical == everything.count > 0:
+        elif everything.count and all(threshold.name in case.equal for case in comparison.cases if not case.reason):
             if threshold.failed_by(float("inf")):
                 faults.append(f"{threshold}: the pictures are identical")
         else:
@@ -122,7 +126,7 @@ def judge(comparison: Comparison, thresholds: Iterable[Threshold]) -> None:
 
 
 def _unexplained(column: str, cases: Sequence[Case]) -> int:
-    return sum(case.values.get(column) is None and not (column.endswith("psnr") and case.identical) for case in cases)
+    return sum(case.values.get(column) is None and column not in case.equal for case in cases)
 
 
 def _case_entry(case: Case) -> dict[str, Any]:
@@ -133,6 +137,7 @@ def _case_entry(case: Case) -> dict[str, Any]:
         "reason": case.reason,
         **case.values,
         "identical": case.identical,
+        "equal": list(case.equal),
         "missing": dict(case.missing),
         **case.entry,
     }

@@ -39,6 +39,7 @@ def _cases(pairs: tuple[NamedPair, ...], scorer: Scorer) -> Iterator[Case]:
                 scores.values,
                 named.edit_type,
                 scores.identical,
+                scores.equal,
                 scores.missing,
                 entry={"protocol": scores.protocol},
             )

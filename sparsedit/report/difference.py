@@ -20,8 +20,8 @@ COLUMNS = (*FIGURES, *(f"quality_{name}" for name in _QUALITY))
 def compare_runs(baseline: Sequence[Record], run: Sequence[Record]) -> Comparison:
     """The paired differences of two runs' records.
 
-    Edits are paired by case and variant, and by way where a run has them in several. Raises InputError when that does
-    not tell them apart, or nothing is in both.
+    Edits are paired by case and variant, and by way where a run has them in several, those of a bench by configuration
+    too. Raises InputError when that does not tell them apart, or nothing is in both.
     """
     by_way = any(max(Counter(map(_name, records)).values(), default=0) > 1 for records in (baseline, run))
     before, after = (_keyed(records, by_way=by_way) for records in (baseline, run))
@@ -71,11 +71,19 @@ def _difference(before: float | None, after: float | None) -> float | None:
 def _keyed(records: Sequence[Record], *, by_way: bool) -> dict[str, Record]:
     keyed: dict[str, Record] = {}
     for record in records:
-        name = _name(record) + (f" ({record.get('way')})" if by_way else "")
+        name = _name(record) + (f" ({_way(record)})" if by_way else "")
         if name in keyed:
             raise InputError(f"a run has {name} more than once; compare runs that have every edit once a way")
         keyed[name] = record
     return keyed
+
+
+def _way(record: Record) -> str:
+    """The way; of a bench the one asked for, for steps skipped and crops are dense edits, and its configuration."""
+    bench = record.get("bench")
+    if bench is None:
+        return str(record.get("way"))
+    return ", ".join(filter(None, (bench["cell"], bench["way"], bench["track"].removeprefix("mask-"))))
 
 
 def _name(record: Record) -> str:
