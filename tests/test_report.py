@@ -316,6 +316,7 @@ def test_every_point_of_a_plot_leads_to_its_edit() -> None:
     assert list(made) == [
         "Fidelity against speed-up",
         "Speed-up against size of the edit",
+        "Fidelity by type of edit",
         "Speed-up by type of edit",
     ]
     for title in list(made)[:2]:
