@@ -268,8 +268,10 @@ def test_benches_are_paired_by_the_way_that_was_asked_for() -> None:
     """Skipped steps and crops run densely, so `way` alone does not tell them apart."""
     bench = {"cell": "", "configuration": "c" * 16, "track": "mask-derived"}
     records = [record(way="dense", bench=bench | {"way": way}) for way in ("dense", "step-skip", "crop")]
-    names = [case.name for case in compare_runs(records, records).cases]
-    assert names == [f"meadow/house ({way}, derived)" for way in ("dense", "step-skip", "crop")]
+    comparison = compare_runs(records, records)
+    names = [case.name for case in comparison.cases]
+    assert [group.name for group in comparison.groups()] == ["all", "dense", "step-skip", "crop"]
+    assert names == [f"meadow/house ({way})" for way in ("dense", "step-skip", "crop")]
 
 
 def test_a_run_against_its_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

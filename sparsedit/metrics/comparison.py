@@ -20,12 +20,14 @@ ALL = "all"
 class Case:
     """One case: its values, null where there is none, and why; `reason` where it could not be compared at all.
 
-    `equal` names the PSNRs that are null since the pixels they look at are equal.
+    `equal` names the PSNRs that are null since the pixels they look at are equal, `way` what the case is one of several
+    of, of the same edit.
     """
 
     name: str
     values: Mapping[str, float | None] = field(default_factory=dict)
     edit_type: str | None = None
+    way: str | None = None
     identical: bool = False
     equal: tuple[str, ...] = ()
     missing: Mapping[str, str] = field(default_factory=dict)
@@ -60,11 +62,17 @@ class Comparison:
         return tuple(case for case in self.cases if case.reason)
 
     def groups(self) -> tuple[Group, ...]:
-        """All cases, then those of each type where there are several types."""
-        types = list(dict.fromkeys(case.edit_type for case in self.cases if case.edit_type))
+        """All cases, then those of each way where there are several, else those of each type where there are several.
+
+        Types are not told apart among several ways, whose means would say more about the ways.
+        """
+        ways = [case.way for case in self.cases]
+        kinds = ways if len({*ways} - {None}) > 1 else [case.edit_type for case in self.cases]
         named = [(ALL, self.cases)]
-        if len(types) > 1:
-            named += [(kind, tuple(case for case in self.cases if case.edit_type == kind)) for kind in types]
+        if len({*kinds} - {None}) > 1:
+            each = dict.fromkeys(kind for kind in kinds if kind)
+            pairs = list(zip(self.cases, kinds, strict=True))
+            named += [(kind, tuple(case for case, own in pairs if own == kind)) for kind in each]
         return tuple(self._group(name, cases) for name, cases in named)
 
     def document(self) -> dict[str, Any]:
