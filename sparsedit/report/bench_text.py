@@ -57,9 +57,9 @@ def bench_view(shown: Tables, title: str, width: int) -> RenderableType:
             break
     for block in tables:
         parts += [_block(shown, headings, values, block), Text()]
-    for heading, names, rows in _further(shown):
+    for heading, titles, rows in _further(shown):
         parts.append(Text(heading, style="bold"))
-        further = grid((name, "left") for name in names)
+        further = grid((name, "left") for name in titles)
         for row in rows:
             further.add_row(*cells(row))
         parts += [further, Text()]
