@@ -7,7 +7,8 @@
 `photo` the same of rendered pictures, which are inverted. Whether a picture shows what was asked for is read off it by
 the probe of `training/` (`python -m training.pictures`, then `training.probe` make it), whose own errors are counted on
 the rendered scenes. `control` shows a ControlNet the edges of the edited scene in place of the original's, `control-4`
-and `control-1` a few-step model's. `pan` and `rotate` move the canvas.
+and `control-1` a few-step model's. `pan` and `rotate` move the canvas, `chain` and `turning` by four small motions upon
+each other.
 
 Pictures lie in the folder --pictures, a row for each edit in the file. Its seconds are as good as the machine was idle.
 """
@@ -35,7 +36,6 @@ from sparsedit.files import write_atomic
 from sparsedit.images import save_image, to_image
 from sparsedit.metrics.fidelity import fidelity
 from sparsedit.models.loading import load_pipeline
-from sparsedit.results import Recorded, Result
 from sparsedit.suites.demo import DemoItem, demo_item
 
 RAW = Path(__file__).parent / "results" / "tasks.jsonl"
@@ -56,23 +56,28 @@ def items(kind: Kind, count: int) -> Iterator[tuple[int, DemoItem]]:
         index += 1
 
 
-def measure(editor: SparseEditor, counter: Counter, name: str, index: int, item: DemoItem, pictures: Path) -> Row:
-    """One original recorded, edited sparsely and densely -> its row; its pictures are saved."""
+def measure(
+    editor: SparseEditor, counter: Counter, name: str, index: int, item: DemoItem, pictures: Path
+) -> Iterator[Row]:
+    """One original recorded, edited sparsely and densely -> a row for each edit upon the other; pictures are saved."""
     kind = KINDS[name]
     prompt = item.target_prompt if kind.lines else item.source_prompt  # of lines one prompt, so that they alone differ
     original = None if kind.generated else item.pictures().original
     size = SIZE if kind.generated else None
     request = editor.request(original, size=size, prompt=prompt, seed=index, **kind.settings)
     edit = kind.edit(item, index)
-    whole = editor.record_request(request)
-    result = editor.apply(edit)
-    done = Done(whole.request, whole, result, editor.dense(whole.request, edit))
-    _save(pictures / name / item.id, done)
-    facts: Row = {"kind": name, "item": item.id, "edit": item.edit.kind, "index": index}
-    facts |= {"prompt": prompt, "edit_prompt": result.plan.prompt, "by": edit.by, "angle": edit.angle}
-    facts |= {"way": result.way, "reason": result.reason, "steps": request.schedule.calls}
-    facts |= {"dense_calls": result.dense_calls, "mask_ratio": float(result.plan.hole.float().mean())}
-    return facts | _scores(item, done) | _costs(counter, editor, done)
+    editor.record_request(request)
+    for position in range(1, kind.chained + 1):
+        whole = editor.recorded
+        assert whole is not None  # a recording, or what the last edit made of it
+        result = editor.apply(edit) if kind.chained == 1 else editor.advance(edit)
+        done = Done(whole.request, whole, result, editor.dense(whole.request, edit))
+        _save(pictures / name / item.id / str(position), done)
+        facts: Row = {"kind": name, "item": item.id, "edit": item.edit.kind, "index": index, "position": position}
+        facts |= {"prompt": prompt, "edit_prompt": result.plan.prompt, "by": edit.by, "angle": edit.angle}
+        facts |= {"way": result.way, "reason": result.reason, "steps": request.schedule.calls}
+        facts |= {"dense_calls": result.dense_calls, "mask_ratio": float(result.plan.hole.float().mean())}
+        yield facts | _scores(item, done) | _costs(counter, editor, done)
 
 
 def _scores(item: DemoItem, done: Done) -> Row:
@@ -105,10 +110,8 @@ def _costs(counter: Counter, editor: SparseEditor, done: Done) -> Row:
     stages = stage_entries(counter, editor, done)
     seen = {stage: entry for stage, entry in stages.items() if stage not in ("text", "inversion")}
     dense = {stage: _macs(entry["dense"]) for stage, entry in seen.items()}
-    if done.result.way == "warm":
-        sparse = {stage: _macs(entry["sparse"]) for stage, entry in seen.items()}
-    else:
-        sparse = dense
+    thin = done.result.way == "warm"
+    sparse = {stage: _macs(entry["sparse"]) for stage, entry in seen.items()} if thin else dense
     return {
         "unet_share": sparse["unet"] / dense["unet"],
         "share": sum(sparse.values()) / sum(dense.values()),
@@ -159,10 +162,10 @@ def _fill(rows: list[Row], name: str, count: int, pictures: Path) -> list[Row]:
     editor, counter = kind.editor(pipe, **kind.options), Counter()
     for index, item in items(kind, count):
         if item.id not in done:
-            row = measure(editor, counter, name, index, item, pictures) | {"weights": weights}
-            rows.append(row)
+            made = measure(editor, counter, name, index, item, pictures)
+            rows += [row | {"weights": weights} for row in made]
             _write(rows)
-            print(json.dumps(row), flush=True)
+            print(f"{name} {item.id}: {rows[-1]['way']}, {rows[-1]['unet_share']:.3f} of the UNet", flush=True)
     return rows
 
 

@@ -37,7 +37,7 @@ CHANGED = {
     "remove_sun": "sun or moon",
     "add_sun": "sun or moon",
 }
-"""The attribute that a kind of edit changes; what else of the scene changes with it is not asked for in every wording."""
+"""The attribute that a kind of edit changes; what else changes with it is not asked for in every wording."""
 
 Row = dict[str, Any]
 
@@ -54,7 +54,7 @@ def read(row: Row, pictures: Path) -> Row:
     place, options = list(ATTRIBUTES).index(name), ATTRIBUTES[name]
     truth = item.pictures().truth
     assert truth is not None  # the suite renders the edited scene of every edit
-    folder = pictures / row["kind"] / row["item"]
+    folder = pictures / row["kind"] / row["item"] / str(row["position"])
     shown = {who: load_image(folder / f"{who}.png") for who in ("original", "sparse", "dense")} | {"rendered": truth}
     values = probe.read(to_tensor(np.stack([_array(picture) for picture in shown.values()])))[:, place]
     found = {f"read_{who}": options[int(value)] for who, value in zip(shown, values, strict=True)}

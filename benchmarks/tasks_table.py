@@ -54,7 +54,8 @@ def _costs(rows: list[Row]) -> list[str]:
 
 def _success(rows: list[Row]) -> list[str]:
     shown = {
-        who: [row[f"read_{who}"] == row["wanted"] for row in rows] for who in ("original", "sparse", "dense", "rendered")
+        who: [row[f"read_{who}"] == row["wanted"] for row in rows]
+        for who in ("original", "sparse", "dense", "rendered")
     }
     rates = {who: statistics.fmean(values) for who, values in shown.items()}
     agree = statistics.fmean(a == b for a, b in zip(shown["sparse"], shown["dense"], strict=True))
