@@ -122,8 +122,6 @@ def _check_series(case: Case, settings_of: Iterable[Settings]) -> None:
             f"case {case.id!r}: the edits of a series share one recording, so all take the same settings, "
             f"and these differ in {', '.join(names)}"
         )
-    if first.task == "prompt":
-        raise ManifestError(f"case {case.id!r}: task {first.task} has no series: its edits start from the original")
     if first.way != "warm":
         raise ManifestError(f"case {case.id!r}: a series goes on from a recording: way warm, not {first.way}")
     if first.cache_rows == "halo":

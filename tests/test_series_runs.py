@@ -18,7 +18,7 @@ from sparsedit.errors import ManifestError, SettingsError
 from sparsedit.jobs import Job, plan_jobs
 from sparsedit.manifest import load_manifest, single_case
 from sparsedit.records import Record, macs_ratio
-from tests.pipelines import tiny_sdxl
+from tests.pipelines import tiny_sd15, tiny_sdxl
 from tests.test_run import Watch, pictures, run
 
 PRESET = {"steps": 4, "strength": 0.8, "guidance": 3.0}
@@ -106,6 +106,19 @@ def test_motions_make_a_series_too(pictures: Path, tmp_path: Path) -> None:
     assert np.array_equal(second.sparse[:-8], first.sparse[8:])
 
 
+def test_words_make_a_series_too(pictures: Path, tmp_path: Path) -> None:
+    words = ({"id": "tree", "prompt": "a tree"}, {"id": "boat", "prompt": "a boat beside a tree", "mask": "other.png"})
+    jobs, watch = jobs_of(pictures, *words, task="prompt"), Watch()
+    check_inputs(jobs)
+    records = run(jobs, tiny_sd15(), tmp_path / "run", watch)
+    assert [record["status"] for record in records] == ["ok"] * 2, [record["reason"] for record in records]
+    assert records[1]["way"] == "warm"
+    first, second = (Shown(tmp_path / "run", record) for record in records)
+    assert np.array_equal(second.original, first.sparse)
+    assert np.array_equal(second.sparse[second.mask == 0], first.sparse[second.mask == 0])
+    assert all(record["fidelity"]["outside_equal"] for record in records)
+
+
 def test_a_record_is_known_by_what_came_before(pictures: Path) -> None:
     (one,), (other,), (plain,) = (
         jobs_of(pictures, *variants, **said)
@@ -136,7 +149,6 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[dict[str, Any], ...], str]] = {
     "alongside": ({"way": "alongside"}, (PAINT, DOT), "way warm, not alongside"),
     "cold": ({"coarse": 2}, (PAINT, DOT), "coarse goes with way cold"),
     "other settings": ({}, (PAINT, DOT | {"strength": 0.9, "seed": 3}), "these differ in strength, seed"),
-    "prompt": ({"task": "prompt"}, ({"id": "tree", "prompt": "a tree"},), "task prompt has no series"),
 }
 
 
