@@ -80,7 +80,7 @@ class PromptEditor(SparseEditor):
         Raises SettingsError where the words are the same, or no step would be left to be thin.
         """
         recorded = self._whole_recording()
-        assert recorded.trajectory is not None  # as `record_request` and `_kept_in` leave it
+        assert recorded.trajectory is not None  # as `record_request` and `_keep` leave it
         request, prompt = recorded.request, edit.prompt or ""
         check_words(request.prompt, prompt)
         steps = capture_steps(self.capture_steps, self.last_dense, request.schedule.calls)

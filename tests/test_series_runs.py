@@ -91,6 +91,14 @@ def test_a_dense_pass_is_paid_for_once(task: str, pictures: Path, tmp_path: Path
     assert (macs_ratio(records[1]) or 0) == 0
 
 
+def test_the_same_words_twice_in_a_series_are_refused_before_anything_runs(pictures: Path) -> None:
+    tree = {"prompt": "a tree"}
+    jobs = jobs_of(pictures, {"id": "one"} | tree, {"id": "two"} | tree, task="prompt")
+    with pytest.raises(SettingsError, match="says the same as the original's"):
+        check_inputs(jobs)
+    check_inputs(jobs_of(pictures, {"id": "one"} | tree, {"id": "two", "prompt": "a house"}, task="prompt"))
+
+
 def test_motions_make_a_series_too(pictures: Path, tmp_path: Path) -> None:
     moves = ({"id": "right", "by": [8, 0]}, {"id": "up", "by": [0, -8]})
     jobs, watch = jobs_of(pictures, *moves, task="pan", grow=0), Watch()
