@@ -43,18 +43,18 @@ Row = dict[str, Any]
 
 
 def read(row: Row, pictures: Path) -> Row:
-    """The row of an edit by words with what its pictures show; others as they are.
+    """The row of an edit by words with what its pictures show; others, and those made elsewhere, as they are.
 
     `rendered` is what is read off the suite's own picture of the edited scene. Raises InputError without a probe.
     """
-    if row["edit_prompt"] == row["prompt"]:
+    folder = pictures / row["kind"] / row["item"] / str(row["position"])
+    if row["edit_prompt"] == row["prompt"] or not folder.is_dir():
         return row
     item, probe = demo_item(row["index"]), _probe()
     name = CHANGED[row["edit"]]
     place, options = list(ATTRIBUTES).index(name), ATTRIBUTES[name]
     truth = item.pictures().truth
     assert truth is not None  # the suite renders the edited scene of every edit
-    folder = pictures / row["kind"] / row["item"] / str(row["position"])
     shown = {who: load_image(folder / f"{who}.png") for who in ("original", "sparse", "dense")} | {"rendered": truth}
     values = probe.read(to_tensor(np.stack([_array(picture) for picture in shown.values()])))[:, place]
     found = {f"read_{who}": options[int(value)] for who, value in zip(shown, values, strict=True)}
