@@ -151,13 +151,7 @@ class SparseEditor(DenseEditor):
         return self._edited(edit, keep=True)
 
     def _edited(self, edit: Edit, *, keep: bool) -> Result:
-        if self.recorded is None:
-            raise CacheError("nothing was recorded; call record(original, prompt=...) before edit()")
-        recorded = self.recorded
-        if recorded.renewing:
-            raise CacheError(
-                "this recording was interrupted while an edit was written into it; record the original again"
-            )
+        recorded = self._whole_recording()
         request = recorded.request
         plan = plan_edit(request, edit, self.policy)
         if plan.sites.empty:
@@ -173,6 +167,16 @@ class SparseEditor(DenseEditor):
             way.notes.append(f"{error}; {mended}")
         result = self._result(plan, base, generated, latents, "warm", reason_of(way), way.clock)
         return self._kept_in(recorded, way, result) if isinstance(way, Renewing) else result
+
+    def _whole_recording(self) -> Recorded:
+        """What was recorded. Raises CacheError where that is nothing, or half of it another edit's."""
+        if self.recorded is None:
+            raise CacheError("nothing was recorded; call record(original, prompt=...) before edit()")
+        if self.recorded.renewing:
+            raise CacheError(
+                "this recording was interrupted while an edit was written into it; record the original again"
+            )
+        return self.recorded
 
     def _warm(self, recorded: Recorded, plan: Plan, *, keep: bool) -> tuple[Thin, tuple[Tensor, Tensor]]:
         """The thin passes of an edit -> how they ran, and what they made."""

@@ -146,10 +146,9 @@ def plan_edit(request: Request, edit: Edit, policy: MaskPolicy) -> Plan:
     control, control_changed = _control(request, picture, changed)
     if task == "control":
         changed = torch.zeros_like(changed) if control_changed is None else control_changed
-        reached = enclosed(changed)
+        hole = enclosed(dilate(changed, policy.grow))  # grown first: lines have gaps
     else:
-        reached = changed if control_changed is None else changed | control_changed
-    hole = dilate(reached, policy.grow)
+        hole = dilate(changed if control_changed is None else changed | control_changed, policy.grow)
     return Plan(
         picture=picture,
         prompt=request.prompt if edit.prompt is None else edit.prompt,

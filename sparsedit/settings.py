@@ -55,6 +55,8 @@ POLICIES = {
 TASKS = ("sdedit", "inpaint", "prompt", "control", "rotate", "pan")
 FOLLOWING = ("prompt", "rotate", "pan")
 """Tasks whose edits read the run of their original step by step, so that it is recorded first: way warm."""
+MOVING = ("rotate", "pan")
+"""Tasks whose canvas moves."""
 FROM_NOISE = (*FOLLOWING, "control")
 """Tasks that run their whole schedule where no strength is said."""
 

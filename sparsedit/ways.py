@@ -21,6 +21,7 @@ from sparsedit.sparse import (
     Motion,
     MovedCache,
     PackedWeights,
+    SettlingCache,
     SitePyramid,
     alongside,
     mending,
@@ -169,15 +170,21 @@ class Renewing(Thin):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.renewals: dict[str, Renewal] = {}
+        self.settling: dict[str, SettlingCache] = {}
 
     @contextmanager
     def engaged(self, stage: str, model: nn.Module) -> Iterator[None]:
-        with renewing(model, self.recording(stage), self.sites[stage], packed=self.packed) as renewal:
+        cache = self.recording(stage)
+        if self.motion is not None:
+            cache = self.settling[stage] = SettlingCache(self.caches[stage], self.motion)
+        with renewing(model, cache, self.sites[stage], packed=self.packed) as renewal:
             yield
         self.renewals[stage] = renewal
 
     def write(self) -> None:
         """Make the recording that of this run. What stops it midway leaves the recording half of each."""
+        for cache in self.settling.values():
+            cache.settle()
         for renewal in self.renewals.values():
             renewal.write()
 

@@ -13,7 +13,7 @@ from sparsedit.sparse.cache import ActivationCache
 from sparsedit.sparse.graphs import ThinGraphs
 from sparsedit.sparse.interpolation import InterpolatedCache
 from sparsedit.sparse.mending import mending
-from sparsedit.sparse.moving import Motion, MovedCache
+from sparsedit.sparse.moving import Motion, MovedCache, SettlingCache
 from sparsedit.sparse.packing import PackedWeights
 from sparsedit.sparse.sites import SitePyramid, dilate
 from sparsedit.sparse.swap import alongside, record, renewing, sparse
@@ -24,6 +24,7 @@ __all__ = [
     "Motion",
     "MovedCache",
     "PackedWeights",
+    "SettlingCache",
     "SitePyramid",
     "ThinGraphs",
     "alongside",
