@@ -60,7 +60,7 @@ def measure(model: str, size: tuple[int, int], edit: tuple[int, int], samples: i
     edited = original.clone()
     top, left = (height - edit[1]) // 2, (width - edit[0]) // 2
     edited[..., top : top + edit[1], left : left + edit[0]].neg_()
-    settings = {"prompt": "", "steps": 4, "strength": 1.0, "guidance": 5.0}
+    settings: dict[str, Any] = {"prompt": "", "steps": 4, "strength": 1.0, "guidance": 5.0}
     request = make_request(stages, None, original, **settings)
     known = asked_for(Twin(stages, height, width, 2), plan_edit(request, Edit(edited), POLICIES["tight"]))
 
