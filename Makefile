@@ -11,7 +11,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-full lint format bench-smoke bench-demo bench-pie bench-unet bench-profile bench-whole bench-flat bench-guard bench-coarse bench-series bench-tradeoff bench-driver bench-gpu bench-soak wheel-check train-demo clean
+.PHONY: help env demo test test-full lint format bench-smoke bench-demo bench-pie bench-unet bench-profile bench-whole bench-flat bench-guard bench-coarse bench-series bench-tasks bench-tradeoff bench-driver bench-gpu bench-soak wheel-check train-demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,9 @@ bench-coarse: $(STAMP) ## fidelity of cold edits and short recordings on the dem
 
 bench-series: $(STAMP) ## ten edits of a scene, one upon the other: what a recording renewed by its edits loses
 	$(BIN)/python -m benchmarks.series $(ARGUMENTS)
+
+bench-tasks: $(STAMP) ## tasks prompt, control, pan and rotate over the demo suite, dense beside sparse (needs the probe: training/README.md)
+	$(BIN)/python -m benchmarks.tasks --count $(or $(COUNT),20)
 
 bench-tradeoff: $(STAMP) ## every way by fidelity, time and multiply-adds, as one picture (EDITS=40; goes on where it stopped)
 	for part in ways cold recorded; do \
