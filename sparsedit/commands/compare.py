@@ -158,11 +158,11 @@ def _refuse(names: list[str]) -> None:
 
 
 def _compare_runs(first: Path, second: Path) -> Comparison:
-    from sparsedit.records import read_records
+    from sparsedit.record_form import read_run
     from sparsedit.report.difference import compare_runs
     from sparsedit.runs import RunFolder
 
-    return compare_runs(*(read_records(RunFolder.open(place).records) for place in (first, second)))
+    return compare_runs(*(read_run(RunFolder.open(place).records) for place in (first, second)))
 
 
 def _show(comparison: Comparison, form: Format, *, line: bool) -> None:
