@@ -11,7 +11,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-full lint format bench-smoke bench-demo bench-pie bench-unet bench-profile bench-flat bench-guard bench-coarse bench-series bench-tradeoff bench-driver bench-gpu bench-soak wheel-check train-demo clean
+.PHONY: help env demo test test-full lint format bench-smoke bench-demo bench-pie bench-unet bench-profile bench-whole bench-flat bench-guard bench-coarse bench-series bench-tasks bench-tradeoff bench-driver bench-gpu bench-soak wheel-check train-demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,10 @@ bench-profile: $(STAMP) ## time and multiply-adds against the size of the edit, 
 		$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev,plot]'
 	$(BIN)/python -m benchmarks.edit_sizes $(ARGUMENTS) >/dev/null
 
+bench-whole: $(STAMP) ## whole warm edits against the size of the edit (never slower than dense?), and their setting up
+	$(BIN)/python -m benchmarks.whole_edits $(ARGUMENTS) >/dev/null
+	$(BIN)/python -m benchmarks.setting_up >/dev/null
+
 bench-flat: $(STAMP) ## what should stay flat: time against variants, size of the picture, number of steps
 	$(BIN)/python -m benchmarks.flat $(ARGUMENTS)
 
@@ -83,6 +87,9 @@ bench-coarse: $(STAMP) ## fidelity of cold edits and short recordings on the dem
 
 bench-series: $(STAMP) ## ten edits of a scene, one upon the other: what a recording renewed by its edits loses
 	$(BIN)/python -m benchmarks.series $(ARGUMENTS)
+
+bench-tasks: $(STAMP) ## tasks prompt, control, pan and rotate over the demo suite, dense beside sparse (needs the probe: training/README.md)
+	$(BIN)/python -m benchmarks.tasks --count $(or $(COUNT),20)
 
 bench-tradeoff: $(STAMP) ## every way by fidelity, time and multiply-adds, as one picture (EDITS=40; goes on where it stopped)
 	for part in ways cold recorded; do \

@@ -2,6 +2,8 @@
 
     python -m benchmarks.coarse                 adds scenes to the raw rows and writes the table again
 
+Rows measured with other weights of the demo model are dropped first.
+
 Every edit of the demo suite is made densely once, and then with K dense steps in three ways: *skip*, K dense steps of
 the edit and nothing else, the control; *cold*, the same and then all N steps at the edited sites; *record*, K steps of
 the original and then all N of the edit. PSNR inside the edited pixels against the dense edit. No times are taken here.
@@ -13,18 +15,22 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sparsedit.cache.fingerprint import sampled_hash
 from sparsedit.calibration import TABLE
 from sparsedit.editor import SparseEditor
+from sparsedit.files import write_atomic
 from sparsedit.metrics.fidelity import fidelity
 from sparsedit.models.loading import load_pipeline
 from sparsedit.plan import Edit, Request, as_tensor
 from sparsedit.results import Result
+from sparsedit.settings import effective_steps
 from sparsedit.skipping import spread
 from sparsedit.suites.demo import DemoItem, demo_item
 
@@ -47,8 +53,25 @@ def scenes(count: int) -> Iterator[DemoItem]:
             yield item
 
 
+def still_true(raw: Path, weights: str) -> list[Row]:
+    """The rows of a file that were measured with these `weights` of a UNet; those of others are taken out of it."""
+    rows: list[Row] = [json.loads(line) for line in raw.read_text().splitlines()] if raw.exists() else []
+    kept = [row for row in rows if row.get("weights") == weights]
+    if len(kept) < len(rows):
+        print(f"{len(rows) - len(kept)} rows were measured with other weights and are dropped", file=sys.stderr)
+        write_atomic(raw, "".join(json.dumps(row) + "\n" for row in kept).encode())
+    return kept
+
+
+def missing(rows: list[Row], scene: str, steps: int, counts: list[int]) -> list[int]:
+    """The numbers of dense steps, fewer than all, that rows do not have of a scene."""
+    done = {row["dense_steps"] for row in rows if (row["scene"], row["steps"]) == (scene, steps)}
+    return [count for count in counts if count not in done and count < steps]
+
+
 def measure(editor: SparseEditor, item: DemoItem, steps: int, counts: list[int]) -> Iterator[Row]:
     """One row per number of dense steps and way."""
+    weights = sampled_hash(editor.stages.unet)
     pictures = item.pictures()
     assert pictures.painted is not None  # the suite draws strokes for every edit
     prompt = item.target_prompt
@@ -62,6 +85,7 @@ def measure(editor: SparseEditor, item: DemoItem, steps: int, counts: list[int])
             scores = fidelity(result.image, dense.image, regions)
             yield {
                 "scene": item.id,
+                "weights": weights,
                 "edit_type": item.edit_type_name,
                 "steps": calls,
                 "dense_steps": count,
@@ -102,14 +126,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[20, 50], help="of the whole schedule")
     parser.add_argument("--dense", type=int, nargs="+", default=[3, 4, 5, 7, 10], help="dense steps")
     arguments = parser.parse_args()
-    rows = [json.loads(line) for line in RAW.read_text().splitlines()] if RAW.exists() else []
-    done = {(row["scene"], row["steps"]) for row in rows}
     editor = SparseEditor(load_pipeline("demo"), break_even=1.0)
+    rows = still_true(RAW, sampled_hash(editor.stages.unet))
     for item in scenes(arguments.scenes):
         for steps in arguments.steps:
-            if (item.id, int(steps * STRENGTH)) in done:
+            if not (counts := missing(rows, item.id, effective_steps(steps, STRENGTH), arguments.dense)):
                 continue
-            new = list(measure(editor, item, steps, arguments.dense))
+            new = list(measure(editor, item, steps, counts))
             rows += new
             with RAW.open("a") as stream:
                 stream.writelines(json.dumps(row) + "\n" for row in new)

@@ -2,6 +2,7 @@
 
     make bench-driver                              # a minute
     python -m benchmarks.driver --cases 700        # and whether memory stays as it is over 700 cases (long)
+    python -m benchmarks.driver --edits 30 --rounds 1 --output /tmp/look    # whether it works; its rates mean little
 
 * alone: one worker in this process that does nothing; a record is on the disk before the next one is made
 * crowd: 1,000 such workers that are always done; what came while the driver wrote is written together
@@ -214,12 +215,13 @@ def memory(cases: int, folder: Path, every: int = EVERY) -> list[Sample]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=0, help="real ones, for memory; 700 show it")
+    parser.add_argument("--edits", type=int, default=CROWD, help="that nobody makes, for the rates")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, help="folder of the document")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     facts = environment()
-    demo = plan(open_suite("demo", limit=CROWD), "demo")
+    demo = plan(open_suite("demo", limit=options.edits), "demo")
     idle, crowded = Idle(demo), demo * 4
     document: dict[str, Any] = {"environment": facts}
     # The disk that results are written to, not one that may be memory.

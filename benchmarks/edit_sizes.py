@@ -37,8 +37,9 @@ from sparsedit.models.placement import resolve_device, resolve_dtype
 from sparsedit.models.presets import get_preset
 from sparsedit.models.random import random_model
 from sparsedit.plan import stage_sites
-from sparsedit.profiling.calls import CALL, StageCall, stage_model
+from sparsedit.profiling.calls import CALL, StageCall
 from sparsedit.profiling.counts import Counted, count_dense, count_thin
+from sparsedit.profiling.models import stage_model
 from sparsedit.profiling.synthetic import PATTERNS, synthetic_mask
 from sparsedit.published import load_published
 from sparsedit.settings import POLICIES, MaskPolicy
@@ -212,9 +213,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", help="a preset; may be repeated (default: demo and sdxl)")
     parser.add_argument("--stage", default="unet", choices=("unet", "encoder", "decoder"))
-    parser.add_argument("--size", type=_size, metavar="WxH")
+    parser.add_argument("--size", type=size_of, metavar="WxH")
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--ratios", type=_ratios, default=RATIOS, metavar="R,R,...")
+    parser.add_argument("--ratios", type=ratio_list, default=RATIOS, metavar="R,R,...")
     parser.add_argument("--samples", type=int, default=3)
     parser.add_argument("--policy", default="tight", choices=tuple(POLICIES))
     parser.add_argument("--pack", action=argparse.BooleanOptionalAction, default=True)
@@ -225,14 +226,14 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _size(text: str) -> tuple[int, int]:
+def size_of(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)x(\d+)", text)
     if not match:
         raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT, such as 1024x512, not {text!r}")
     return int(match[1]), int(match[2])
 
 
-def _ratios(text: str) -> tuple[float, ...]:
+def ratio_list(text: str) -> tuple[float, ...]:
     ratios = tuple(float(part) for part in text.split(","))
     if not all(0 < ratio <= 1 for ratio in ratios):
         raise argparse.ArgumentTypeError(f"must be shares of a picture, more than 0 and at most 1, not {text!r}")

@@ -23,7 +23,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from sparsedit.cache.shelf import Keeping, Shelf
+from sparsedit.cache.shelf import Keeping, Shelf, recording_size
 from sparsedit.dense import DenseEditor, reason_of
 from sparsedit.errors import CacheError, DamagedError, SettingsError
 from sparsedit.images import to_image
@@ -36,7 +36,7 @@ from sparsedit.skipping import steps_kept
 from sparsedit.sparse import PackedWeights
 from sparsedit.sparse.packing import can_pack
 from sparsedit.stages import OnStep
-from sparsedit.ways import Cold, Lockstep, Recording, Renewing, Thin
+from sparsedit.ways import Cold, Lockstep, Mending, Recording, Renewing, Thin
 
 BREAK_EVEN = 0.45
 """Share of active latent sites from which an edit runs dense. Where a thin UNet call stops being faster depends on the
@@ -99,13 +99,25 @@ class SparseEditor(DenseEditor):
 
         Raises as `Shelf` does, and SettingsError for a number of steps that is none.
         """
+        form = self._form(request, record_steps, edits)
+        return Shelf(self.keeping, self.stages, self.refiner, request, **form)
+
+    def recording_size(self, request: Request, record_steps: int | None = None, edits: Sequence[Edit] = ()) -> int:
+        """The bytes that recording a request will take, with a pipeline that may lie on the meta device.
+
+        Raises as `shelf` does, but looks at no disk.
+        """
+        form = self._form(request, record_steps, edits)
+        return recording_size(self.keeping, self.stages, self.refiner, request, **form)
+
+    def _form(self, request: Request, record_steps: int | None, edits: Sequence[Edit]) -> dict[str, Any]:
+        """What is recorded of a request: of which steps, and of which sites where that matters."""
         kept = None if record_steps is None else self._kept(request, record_steps)
-        plans = [plan_edit(request, edit, self.policy) for edit in edits] if self.keeping.rows == "halo" else []
+        wanted = self.keeping.rows == "halo" or self.keeping.budget is not None
+        plans = [plan_edit(request, edit, self.policy) for edit in edits] if wanted else []
         stages = plans[0].stage_sites if plans else {}
         sites = {stage: [plan.stage_sites[stage] for plan in plans] for stage in stages}
-        return Shelf(
-            self.keeping, self.stages, self.refiner, request, moments=self.moments, kept=kept, sites=sites or None
-        )
+        return {"moments": self.moments, "kept": kept, "sites": sites or None}
 
     def edit(
         self,
@@ -139,13 +151,7 @@ class SparseEditor(DenseEditor):
         return self._edited(edit, keep=True)
 
     def _edited(self, edit: Edit, *, keep: bool) -> Result:
-        if self.recorded is None:
-            raise CacheError("nothing was recorded; call record(original, prompt=...) before edit()")
-        recorded = self.recorded
-        if recorded.renewing:
-            raise CacheError(
-                "this recording was interrupted while an edit was written into it; record the original again"
-            )
+        recorded = self._whole_recording()
         request = recorded.request
         plan = plan_edit(request, edit, self.policy)
         if plan.sites.empty:
@@ -156,11 +162,21 @@ class SparseEditor(DenseEditor):
         try:
             way, (generated, latents) = self._warm(recorded, plan, keep=keep)
         except DamagedError as error:
-            recorded = self.record_request(request, shelf=recorded.shelf)
+            recorded, mended = self._mended(recorded)
             way, (generated, latents) = self._warm(recorded, plan, keep=keep)
-            way.notes.append(f"{error}; the original was recorded again")
+            way.notes.append(f"{error}; {mended}")
         result = self._result(plan, base, generated, latents, "warm", reason_of(way), way.clock)
         return self._kept_in(recorded, way, result) if isinstance(way, Renewing) else result
+
+    def _whole_recording(self) -> Recorded:
+        """What was recorded. Raises CacheError where that is nothing, or half of it another edit's."""
+        if self.recorded is None:
+            raise CacheError("nothing was recorded; call record(original, prompt=...) before edit()")
+        if self.recorded.renewing:
+            raise CacheError(
+                "this recording was interrupted while an edit was written into it; record the original again"
+            )
+        return self.recorded
 
     def _warm(self, recorded: Recorded, plan: Plan, *, keep: bool) -> tuple[Thin, tuple[Tensor, Tensor]]:
         """The thin passes of an edit -> how they ran, and what they made."""
@@ -172,6 +188,18 @@ class SparseEditor(DenseEditor):
         way = kind(clock, recorded.caches, plan.stage_sites, self.packed, timesteps, recorded.kept)
         self._time_text(clock, recorded.request, plan.prompt)
         return way, self._run(way, recorded.request, [plan])
+
+    def _mended(self, recorded: Recorded) -> tuple[Recorded, str]:
+        """A recording whose damaged steps were recorded again, or all of it where they cannot be alone; and a word."""
+        shelf, request = recorded.shelf, recorded.request
+        assert shelf is not None  # what is in memory alone is not damaged
+        if not shelf.mendable:
+            shelf.forget()
+            return self.record_request(request, shelf=shelf), "the original was recorded again"
+        with shelf.writing():
+            way = Mending(recorded.clock, shelf.caches, self.moments, recorded.kept)
+            self._run(way, request, [plan_nothing(request)])
+        return recorded, f"{way.mended} step{'s were' if way.mended > 1 else ' was'} recorded again"
 
     def _kept_in(self, recorded: Recorded, way: Renewing, result: Result) -> Result:
         """Write a thin edit into the recording, which then is that of its result -> the result, and what that took.

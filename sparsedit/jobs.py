@@ -15,7 +15,7 @@ from typing import Any
 from sparsedit.calibration import plan_dense_steps
 from sparsedit.errors import ManifestError, SettingsError
 from sparsedit.manifest import Case, Manifest, Variant
-from sparsedit.settings import FOLLOWING, Settings, resolve
+from sparsedit.settings import FOLLOWING, MOVING, Settings, resolve
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Job:
 
     @property
     def passes(self) -> int:
-        """Thin passes of an edit: in a series a filled hole runs once more, as a part of the photo."""
-        return 2 if self.case.series and self.settings.task == "inpaint" else 1
+        """Thin passes of an edit: in a series what was filled runs once more, as a part of the photo."""
+        return 2 if self.case.series and self.settings.task in ("inpaint", *MOVING) else 1
 
     def place(self, variant: Variant) -> dict[str, int] | None:
         """Which edit of how many in a series a variant is; None where it is none of a series."""
@@ -89,8 +89,8 @@ def _jobs_of(
     flags: Mapping[str, Any],
 ) -> Iterator[Job]:
     groups: dict[tuple[str, Settings], list[Variant]] = {}
-    if case.series:  # statistics of the first original would not do for what ten edits have made of it
-        preset_defaults = {**preset_defaults, "way": "warm", "norm": "updated"}
+    if case.series:
+        preset_defaults = {**preset_defaults, "way": "warm"}
     for variant in case.variants:
         own = (manifest.defaults, case.settings, variant.settings)
         if any("cache" in layer for layer in own):
@@ -98,6 +98,8 @@ def _jobs_of(
                 "a manifest cannot say where recordings are written: use --cache or a configuration file"
             )
         settings = resolve(preset_defaults, *own, config, flags)
+        if follows(case, settings) and "norm" not in settings.said():
+            settings = Settings.model_validate(settings.said() | {"norm": "updated"})
         _check(case, variant, settings)
         if settings.task == "prompt" and case.original is not None and settings.scheduler is None:
             settings = Settings.model_validate(settings.said() | {"scheduler": "ddim"})  # which can be inverted
@@ -110,6 +112,15 @@ def _jobs_of(
         yield Job(case, prompt, tuple(variants), settings)
 
 
+def follows(case: Case, settings: Settings) -> bool:
+    """Whether group norms follow an edit where nothing is said.
+
+    Statistics of the first original would not do for what ten edits have made of it, nor those of the photo for what
+    fills a hole at high noise: a sky may turn dark.
+    """
+    return (case.series and settings.task not in MOVING) or settings.task == "inpaint"
+
+
 def _check_series(case: Case, settings_of: Iterable[Settings]) -> None:
     """Raise ManifestError for edits that cannot go on from one another."""
     first, *others = settings_of
@@ -119,8 +130,6 @@ def _check_series(case: Case, settings_of: Iterable[Settings]) -> None:
             f"case {case.id!r}: the edits of a series share one recording, so all take the same settings, "
             f"and these differ in {', '.join(names)}"
         )
-    if first.task in FOLLOWING:
-        raise ManifestError(f"case {case.id!r}: task {first.task} has no series: its edits start from the original")
     if first.way != "warm":
         raise ManifestError(f"case {case.id!r}: a series goes on from a recording: way warm, not {first.way}")
     if first.cache_rows == "halo":

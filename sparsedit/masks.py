@@ -76,7 +76,7 @@ def difference(a: torch.Tensor, b: torch.Tensor, threshold: float) -> torch.Tens
     if a.shape != b.shape:
         sizes = [f"{picture.shape[-1]}x{picture.shape[-2]}" for picture in (a, b)]
         raise InputError(f"The original is {sizes[0]} pixels and the edited picture {sizes[1]}; they must agree.")
-    return (a - b).abs().amax(dim=1)[0] > threshold
+    return (a - b).abs_().amax(dim=1)[0] > threshold
 
 
 def enclosed(lines: torch.Tensor) -> torch.Tensor:
@@ -98,4 +98,4 @@ def feather(mask: torch.Tensor, px: int) -> torch.Tensor:
 
 def edit_ratio(mask: torch.Tensor) -> float:
     """The share of active pixels, in [0, 1]."""
-    return mask.float().mean().item()
+    return int(torch.count_nonzero(mask)) / mask.numel()

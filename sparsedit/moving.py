@@ -3,11 +3,13 @@
 editor = MovingEditor(pipe)
 editor.record(photo, prompt="a meadow", task="pan")
 editor.apply(Edit(by=(64, 0))).image
+editor.advance(Edit(by=(16, 0))).image     # any number of times: each goes on from where the last one came to
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from sparsedit.cache.shelf import Shelf
 from sparsedit.editor import SparseEditor
-from sparsedit.errors import CacheError, SettingsError
+from sparsedit.errors import SettingsError
 from sparsedit.masks import edit_ratio
 from sparsedit.measure.clock import Clock
 from sparsedit.plan import Edit, Plan, Request, stage_sites
@@ -25,13 +27,14 @@ from sparsedit.sparse import Motion, dilate
 from sparsedit.tasks.canvas import Canvas, moved_picture, outpaint
 from sparsedit.tasks.pan import pan
 from sparsedit.tasks.rotate import turn
-from sparsedit.ways import Dense, Recording, Thin, Way
+from sparsedit.ways import Dense, Recording, Renewing, Thin, Way
 
 
 class MovingEditor(SparseEditor):
     """A `SparseEditor` for tasks pan and rotate: the photo is recorded where it is, edits move its canvas."""
 
-    canvas: Canvas | None = None
+    past: Recorded | None = None
+    """What the last motion of a series started from, without its caches: the dense edit starts there as well."""
 
     def __init__(self, *args: Any, norm: str = "original", **options: Any) -> None:
         if norm != "original":
@@ -50,9 +53,9 @@ class MovingEditor(SparseEditor):
         self._time_text(recorded.clock, request, request.prompt)
         with torch.inference_mode():
             canvas = Canvas.of(self.stages, way, request.original, request.seed)
-        nothing = torch.zeros(self.stages.latent_size(*request.original.shape[-2:]), dtype=torch.bool)
-        self._outpaint(way, request, request.prompt, canvas, nothing)
-        self.recorded, self.canvas = recorded, canvas
+        self._outpaint(way, request, request.prompt, canvas, self._no_cells(request))
+        recorded.canvas = canvas
+        self.recorded = recorded
         return recorded
 
     def apply(self, edit: Edit) -> Result:
@@ -60,20 +63,34 @@ class MovingEditor(SparseEditor):
 
         Raises SettingsError for a motion that is none or leaves nothing of the picture.
         """
-        recorded, canvas = self.recorded, self.canvas
-        if recorded is None or canvas is None:
-            raise CacheError("nothing was recorded; call record(original, prompt=...) before apply()")
-        request, motion = recorded.request, motion_of(recorded.request, edit)
-        plan = plan_motion(request, edit, motion, self.policy)
-        if reason := self._too_large(plan):
-            return self._dense(request, plan, None, reason, motion)
-        clock = Clock(self.stages.device)
-        self._time_text(clock, request, plan.prompt)
-        way = Thin(clock, recorded.caches, plan.stage_sites, self.packed, motion=motion)
-        return self._made(way, request, plan, canvas, motion, "warm", None)
+        recorded, canvas = self._ready()
+        motion = motion_of(recorded.request, edit, canvas)
+        return self._moved(recorded, canvas, plan_motion(recorded.request, edit, motion, self.policy), motion)
 
     def advance(self, edit: Edit) -> Result:
-        raise SettingsError("tasks pan and rotate have no series: every motion starts from the recorded photo")
+        """`apply`, and let the moved canvas be the one that the next motion starts from.
+
+        What was recorded moves for good, and what came into view is run once more, thinly, as a part of the photo. A
+        motion so large that it runs densely is recorded anew.
+        """
+        recorded, canvas = self._ready()
+        motion = motion_of(recorded.request, edit, canvas)
+        plan = plan_motion(recorded.request, edit, motion, self.policy)
+        result = self._moved(recorded, canvas, plan, motion)
+        self.past = replace(recorded, caches={})
+        request = replace(recorded.request, original=result.picture, prompt=plan.prompt)
+        if result.way == "dense":
+            self.record_request(request)
+            return replace(result, reason=f"{result.reason}; its result was recorded anew")
+        way = Renewing(result.clock, recorded.caches, plan.stage_sites, self.packed, motion=motion)
+        moved = self._encoded(way, plan, result.picture, request.seed, canvas, motion)
+        self._outpaint(way, request, plan.prompt, moved, self._no_cells(request))
+        recorded.renewing = True
+        with way.clock.stage("writing"):
+            way.write()
+        canvas = moved.following(edit.by, request.seed)
+        self.recorded = Recorded(request, result.picture, Clock(self.stages.device), recorded.caches, canvas=canvas)
+        return replace(result, passes=2)
 
     def alongside(self, request: Request, edits: Sequence[Edit]) -> tuple[Recorded, list[Result]]:
         raise SettingsError(f"task {request.task} moves what was recorded of its original: use way warm")
@@ -83,7 +100,7 @@ class MovingEditor(SparseEditor):
 
     def dense(self, request: Request, edit: Edit, original: Tensor | None = None) -> Result:
         """The dense edit, for comparison: the moved picture inpainted with the same noise, moved too."""
-        motion = motion_of(request, edit)
+        motion = motion_of(request, edit, self._canvas_of(request))
         self.stages.forget_texts()
         return self._dense(request, plan_motion(request, edit, motion, self.policy), None, None, motion)
 
@@ -93,22 +110,53 @@ class MovingEditor(SparseEditor):
         assert motion is not None  # a canvas that stays has nothing to make
         way = Dense(Clock(self.stages.device))
         self._time_text(way.clock, request, plan.prompt)
-        with torch.inference_mode():
-            canvas = Canvas.of(self.stages, Dense(Clock(self.stages.device)), request.original, request.seed)
+        canvas = self._canvas_of(request)
+        if canvas is None:
+            with torch.inference_mode():
+                canvas = Canvas.of(self.stages, Dense(Clock(self.stages.device)), request.original, request.seed)
         return self._made(way, request, plan, canvas, motion, "dense", reason)
+
+    def _moved(self, recorded: Recorded, canvas: Canvas, plan: Plan, motion: Motion) -> Result:
+        """The motion of a recorded canvas, thinly where that is faster."""
+        request = recorded.request
+        if reason := self._too_large(plan):
+            return self._dense(request, plan, None, reason, motion)
+        clock = Clock(self.stages.device)
+        self._time_text(clock, request, plan.prompt)
+        way = Thin(clock, recorded.caches, plan.stage_sites, self.packed, motion=motion)
+        return self._made(way, request, plan, canvas, motion, "warm", None)
 
     def _made(
         self, way: Way, request: Request, plan: Plan, canvas: Canvas, motion: Motion, name: str, reason: str | None
     ) -> Result:
+        moved = self._encoded(way, plan, plan.picture, request.seed, canvas, motion)
         size = self.stages.latent_size(*plan.hole.shape)
-        computed = plan.stage_sites["encoder"].level(size).position.view(size) >= 0
-        with torch.inference_mode():
-            encoded = Canvas.of(self.stages, way, plan.picture, request.seed).latents
-            moved = canvas.moved(motion, encoded, computed.to(encoded.device) if name == "warm" else None)
         cells = plan.sites.level(size).position.view(size) >= 0
         generated, latents = self._outpaint(way, request, plan.prompt, moved, cells)
         reason = "; ".join(filter(None, (reason, *way.notes))) or None
         return self._result(plan, plan.picture, generated, latents, name, reason, way.clock)
+
+    def _encoded(self, way: Way, plan: Plan, picture: Tensor, seed: int, canvas: Canvas, motion: Motion) -> Canvas:
+        """The canvas after a motion, with what was encoded of its picture: all, or where a thin encoder has sites."""
+        size = self.stages.latent_size(*plan.hole.shape)
+        computed = plan.stage_sites["encoder"].level(size).position.view(size) >= 0
+        with torch.inference_mode():
+            encoded = Canvas.of(self.stages, way, picture, seed).latents
+            return canvas.moved(motion, encoded, computed.to(encoded.device) if isinstance(way, Thin) else None)
+
+    def _ready(self) -> tuple[Recorded, Canvas]:
+        """What was recorded, and its canvas. Raises CacheError where there is none, or half of one."""
+        recorded = self._whole_recording()
+        assert recorded.canvas is not None  # as `record_request` and `advance` leave it
+        return recorded, recorded.canvas
+
+    def _canvas_of(self, request: Request) -> Canvas | None:
+        """The canvas of a request that was recorded, or that the last motion of a series started from."""
+        known = (recorded for recorded in (self.recorded, self.past) if recorded is not None)
+        return next((recorded.canvas for recorded in known if recorded.request is request), None)
+
+    def _no_cells(self, request: Request) -> Tensor:
+        return torch.zeros(self.stages.latent_size(*request.original.shape[-2:]), dtype=torch.bool)
 
     def _outpaint(
         self, way: Way, request: Request, prompt: str, canvas: Canvas, cells: Tensor
@@ -128,10 +176,12 @@ class MovingEditor(SparseEditor):
         return made.cpu(), latents
 
 
-def motion_of(request: Request, edit: Edit) -> Motion:
-    """How an edit moves the canvas. Raises SettingsError as `pan` and `turn`."""
+def motion_of(request: Request, edit: Edit, canvas: Canvas | None = None) -> Motion:
+    """How an edit moves a canvas, which may have moved before. Raises SettingsError as `pan` and `turn`."""
     size = (request.original.shape[2], request.original.shape[3])
-    return pan(edit.by, size) if request.task == "pan" else turn(edit.angle, size)
+    if request.task == "rotate":
+        return turn(edit.angle, size)
+    return pan(edit.by, size, (0, 0) if canvas is None else canvas.panned)
 
 
 def plan_motion(request: Request, edit: Edit, motion: Motion, policy: MaskPolicy) -> Plan:

@@ -140,21 +140,15 @@ def plan_edit(request: Request, edit: Edit, policy: MaskPolicy) -> Plan:
         needed = "an edited picture" if drawn else "a mask, or an edited picture whose difference is one"
         raise InputError(f"{task} needs {needed}")
     picture = request.given if edited is None else edited
-    hint = _hint(request, edit, original if upon is None else upon, picture, policy.threshold)
-    changed = edit.mask
-    if changed is None:
-        changed = difference(original if upon is None else upon, picture, policy.threshold)
-        if upon is not None:
-            changed = changed & difference(request.given, picture, policy.threshold)
+    changed, hint = _changed(request, edit, original if upon is None else upon, picture, policy.threshold)
     if edit.mask is not None or upon is not None or request.painted is not None:
         picture = torch.where(changed, picture, request.given)
     control, control_changed = _control(request, picture, changed)
     if task == "control":
         changed = torch.zeros_like(changed) if control_changed is None else control_changed
-        reached = enclosed(changed)
+        hole = enclosed(dilate(changed, policy.grow))  # grown first: lines have gaps
     else:
-        reached = changed if control_changed is None else changed | control_changed
-    hole = dilate(reached, policy.grow)
+        hole = dilate(changed if control_changed is None else changed | control_changed, policy.grow)
     return Plan(
         picture=picture,
         prompt=request.prompt if edit.prompt is None else edit.prompt,
@@ -170,15 +164,30 @@ def plan_edit(request: Request, edit: Edit, policy: MaskPolicy) -> Plan:
     )
 
 
-def _hint(request: Request, edit: Edit, before: Tensor, picture: Tensor, threshold: float) -> str | None:
-    """What to do about a drawn mask that may be inverted, or a difference that is nearly all a compression's noise."""
-    if request.task == "prompt":  # its masks may be found, and be large for good reasons
-        return None
+def _changed(
+    request: Request, edit: Edit, before: Tensor, picture: Tensor, threshold: float
+) -> tuple[Tensor, str | None]:
+    """Where an edit is, as drawn or as the difference from `before`, and what it looks like by mistake."""
     if edit.mask is not None:
-        covered = edit_ratio(edit.mask)
-        said = f"the mask covers {covered:.0%}; white is what is edited, so turn it round if that is what should stay"
-        return said if covered > 1 - SUSPICIOUS else None
-    ratio = edit_ratio(difference(before, picture, threshold))
+        changed, hint = edit.mask, _inverted(edit.mask)
+    else:
+        changed = difference(before, picture, threshold)
+        hint = _noisy(before, picture, edit_ratio(changed), threshold)
+        if edit.upon is not None:
+            changed = changed & difference(request.given, picture, threshold)
+    # The masks of prompt edits may be found, and be large for good reasons.
+    return changed, None if request.task == "prompt" else hint
+
+
+def _inverted(mask: Tensor) -> str | None:
+    """What to do about a drawn mask that may be the wrong way round."""
+    covered = edit_ratio(mask)
+    said = f"the mask covers {covered:.0%}; white is what is edited, so turn it round if that is what should stay"
+    return said if covered > 1 - SUSPICIOUS else None
+
+
+def _noisy(before: Tensor, picture: Tensor, ratio: float, threshold: float) -> str | None:
+    """What to do about a difference of `ratio` of the pixels that is nearly all a compression's noise."""
     if ratio <= SUSPICIOUS:
         return None
     for higher in (threshold * factor for factor in (2, 4, 8)):

@@ -3,6 +3,7 @@
 editor = PromptEditor(pipe)
 editor.record(None, size=(512, 512), prompt="a meadow", task="prompt")
 editor.edit(prompt="a meadow with a red house").image        # its mask is in the result's plan
+editor.edit(prompt="a meadow with a red house", keep=True)    # the next edit starts from this one's result
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from sparsedit.cache.shelf import Shelf
 from sparsedit.editor import SparseEditor
-from sparsedit.errors import CacheError, SettingsError
+from sparsedit.errors import SettingsError
 from sparsedit.inversion import invert
 from sparsedit.measure.clock import Clock
 from sparsedit.noise import generators
@@ -25,7 +26,7 @@ from sparsedit.plan import Edit, Plan, Request, plan_edit
 from sparsedit.results import Recorded, Result
 from sparsedit.stages import Renew
 from sparsedit.tasks.generation import first_noise, generate
-from sparsedit.tasks.prompt import Guide, Switching
+from sparsedit.tasks.prompt import Guide, Keeping, Switching
 from sparsedit.tasks.word_maps import WordMaps, new_tokens
 from sparsedit.tasks.words import capture_steps, check_words
 from sparsedit.trajectory import Trajectory
@@ -51,6 +52,7 @@ class PromptEditor(SparseEditor):
         self.capture_steps = capture_steps
         self.last_dense = last_dense
         self.mask_from = mask_from
+        self.past: Recorded | None = None  # what the last edit of a series started from, without its caches
 
     def record_request(
         self, request: Request, record_steps: int | None = None, *, shelf: Shelf | None = None
@@ -72,14 +74,13 @@ class PromptEditor(SparseEditor):
         self.recorded = recorded
         return recorded
 
-    def apply(self, edit: Edit) -> Result:
+    def _edited(self, edit: Edit, *, keep: bool) -> Result:
         """Change the recorded original's words; without a mask the first steps find one.
 
         Raises SettingsError where the words are the same, or no step would be left to be thin.
         """
-        recorded = self.recorded
-        if recorded is None or recorded.trajectory is None:
-            raise CacheError("nothing was recorded; call record(original, prompt=...) before edit()")
+        recorded = self._whole_recording()
+        assert recorded.trajectory is not None  # as `record_request` and `_keep` leave it
         request, prompt = recorded.request, edit.prompt or ""
         check_words(request.prompt, prompt)
         steps = capture_steps(self.capture_steps, self.last_dense, request.schedule.calls)
@@ -87,18 +88,48 @@ class PromptEditor(SparseEditor):
         if plan is not None and plan.sites.empty:
             return self._untouched(plan, request)
         if plan is not None and (reason := self._too_large(plan)):
-            return self._dense(request, plan, recorded.picture, reason)
+            return self._dense_edit(recorded, plan, recorded.picture, reason, keep=keep)
         clock = Clock(self.stages.device)
         self._time_text(clock, request, prompt)
-        way = Switching(clock, recorded.caches, self.packed)
+        way = self._switching(recorded, clock, keep=keep)
         words = self._words(request, prompt) if plan is None and self.mask_from == "attention" else None
         guide = Guide(way, recorded.trajectory, steps, self.last_dense, self._planner(request, prompt), plan, words)
+        passed = Trajectory(recorded.trajectory.latents[:1], recorded.trajectory.corrections)
         with words.watching(self.stages.unet) if words else nullcontext():
-            generated, latents = self._generate(way, request, prompt, recorded.trajectory, guide.renew)
-        return self._made(recorded, guide, prompt, generated, latents)
+            generated, latents = self._generate(
+                way, request, prompt, recorded.trajectory, lambda *left: passed.extend(left[0], guide.renew(*left))
+            )
+        result = self._made(recorded, guide, prompt, generated, latents)
+        if isinstance(way, Keeping) and result.way != "none":
+            self._keep(recorded, way, result, passed)
+        return result
 
-    def advance(self, edit: Edit) -> Result:
-        raise SettingsError("task prompt has no series: every edit of words starts from the recorded original")
+    def _switching(self, recorded: Recorded, clock: Clock, *, keep: bool) -> Switching:
+        if not keep:
+            return Switching(clock, recorded.caches, self.packed)
+        end = recorded.request.schedule.calls - self.last_dense
+        return Keeping(clock, recorded.caches, self.packed, end=end, moments=self.moments)
+
+    def _keep(self, recorded: Recorded, way: Keeping, result: Result, passed: Trajectory) -> None:
+        """Let the next edit start from this one's result, its run and its words."""
+        self.past = replace(recorded, caches={})
+        recorded.renewing = True
+        with way.clock.stage("writing"):
+            way.write()
+        request = replace(recorded.request, original=result.picture, prompt=result.plan.prompt)
+        clock = Clock(self.stages.device)
+        self.recorded = Recorded(request, result.picture, clock, recorded.caches, trajectory=passed)
+
+    def _dense_edit(self, recorded: Recorded, plan: Plan, base: Tensor, reason: str, *, keep: bool) -> Result:
+        """An edit so large that it runs densely; one that is kept is recorded anew."""
+        result = self._dense(recorded.request, plan, base, reason)
+        if not keep:
+            return result
+        past = replace(recorded, caches={})
+        anew = self.record_request(replace(recorded.request, original=result.picture, prompt=plan.prompt))
+        anew.picture, self.past = result.picture, past
+        anew.request = replace(anew.request, original=result.picture)
+        return replace(result, reason=f"{reason}; its result was recorded anew")
 
     def alongside(self, request: Request, edits: Sequence[Edit]) -> tuple[Recorded, list[Result]]:
         raise SettingsError("a prompt edit follows the run of its original: use way warm")
@@ -146,8 +177,8 @@ class PromptEditor(SparseEditor):
         clock = Clock(self.stages.device)
         self._time_text(clock, request, plan.prompt)
         trajectory = self._beginning(clock, request)
-        if self.recorded is not None and self.recorded.request is request and self.recorded.trajectory is not None:
-            trajectory.corrections = self.recorded.trajectory.corrections
+        if (known := self._known(request)) is not None:
+            trajectory = known
         elif not request.generated:
             self._generate(Dense(Clock(self.stages.device)), request, request.prompt, trajectory, trajectory.hold)
         generated, latents = self._generate(Dense(clock), request, plan.prompt, trajectory, trajectory.correct)
@@ -163,6 +194,11 @@ class PromptEditor(SparseEditor):
         whole = torch.ones(request.original.shape[-2:], dtype=torch.bool)
         plan = plan_edit(request, replace(edit, mask=whole if edit.mask is None else edit.mask), self.policy)
         return self._dense(request, plan, original, None)
+
+    def _known(self, request: Request) -> Trajectory | None:
+        """The run of a request that was recorded, or that the last edit of a series started from."""
+        runs = (run for run in (self.recorded, self.past) if run is not None and run.request is request)
+        return next((run.trajectory for run in runs), None)
 
     def _beginning(self, clock: Clock, request: Request) -> Trajectory:
         """Where the original's run begins: its noise; or for a picture all that its run is to be held to."""

@@ -16,6 +16,7 @@ from sparsedit.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from sparsedit.cache.shelf import Shelf
+    from sparsedit.tasks.canvas import Canvas
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class Recorded:
     """What a recording left: the request, the original's own picture, one cache per stage, and its seconds.
 
     `kept` are the steps that were recorded, where not all were; the others are interpolated. `shelf` is where it is
-    kept for later, and says whether it was taken from there. `trajectory` is there for tasks whose edits need it.
+    kept for later, and says whether it was taken from there. `trajectory` and `canvas` are there for tasks whose edits
+    need them.
     `renewing` is set while an edit is written into the caches, and stays where that was interrupted.
     """
 
@@ -61,6 +63,7 @@ class Recorded:
     kept: tuple[int, ...] | None = None
     shelf: Shelf | None = None
     trajectory: Trajectory | None = None
+    canvas: Canvas | None = None
     renewing: bool = False
 
     @property

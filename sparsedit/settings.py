@@ -55,6 +55,8 @@ POLICIES = {
 TASKS = ("sdedit", "inpaint", "prompt", "control", "rotate", "pan")
 FOLLOWING = ("prompt", "rotate", "pan")
 """Tasks whose edits read the run of their original step by step, so that it is recorded first: way warm."""
+MOVING = ("rotate", "pan")
+"""Tasks whose canvas moves."""
 FROM_NOISE = (*FOLLOWING, "control")
 """Tasks that run their whole schedule where no strength is said."""
 
@@ -96,8 +98,9 @@ class Settings(BaseModel):
     guidance, `dense` whether the dense edit is run too, for the comparison. `context` says whether the original runs
     under its own prompt or the edit's: by default its own for sdedit, where its picture is kept outside the mask, and
     the edit's for inpaint, where the photo is. `norm` says whether group norms keep the original's statistics or follow
-    the edit's. `threshold`, `grow`, `level_dilation`, `feather` and `vae_margin` override those of
-    `policy` one by one (see `MaskPolicy`). `lora` and `vae` name what is loaded into the model and instead of its VAE,
+    the edit's: where nothing is said they follow it for inpaint and in series. `threshold`, `grow`, `level_dilation`,
+    `feather` and `vae_margin` override those of `policy` one by one (see `MaskPolicy`).
+    `lora` and `vae` name what is loaded into the model and instead of its VAE,
     `controlnet` what shows the edges of the picture to the UNet, `control_scale` saying how much that counts, and
     `refiner` the model that goes on from the base at `refine_from` of the way from noise to picture.
     `coarse` is how many steps a cold edit makes densely, `record_steps` how many of an original's are recorded for warm

@@ -55,6 +55,15 @@ def check_skippable(scheduler: Any) -> None:
         )
 
 
+def can_skip(scheduler: Any) -> bool:
+    """Whether some steps of a scheduler can be left out."""
+    try:
+        check_skippable(scheduler)
+    except SettingsError:
+        return False
+    return True
+
+
 @contextmanager
 def skipping(pipe: Any, first: int, kept: Sequence[int]) -> Iterator[None]:
     """Let `pipe` take, of the steps from `first` on, the `kept` ones alone (counted from there, 0 among them).

@@ -1,4 +1,4 @@
-"""The ways a stage can run: densely, remembering, thinly (and renewing), coarse and then thin, or beside an original.
+"""The ways a stage can run: densely, remembering or mending, thinly or renewing, coarse and then thin, or in lockstep.
 
 A way is handed to a task, which asks it for the context `around` each model it calls. The task's page reads the
 same whatever the way.
@@ -21,13 +21,16 @@ from sparsedit.sparse import (
     Motion,
     MovedCache,
     PackedWeights,
+    SettlingCache,
     SitePyramid,
     alongside,
+    mending,
     record,
     renewing,
     sparse,
 )
 from sparsedit.sparse.cache import Remembered, Renewable
+from sparsedit.sparse.mending import Mendable
 from sparsedit.sparse.renewal import Renewal
 from sparsedit.stages import Schedule
 
@@ -101,6 +104,28 @@ class Recording(Way):
         return record(model, self.caches.setdefault(stage, ActivationCache()), moments=self.moments)
 
 
+class Mending(Way):
+    """A recorded run made once more, densely where its steps are damaged alone. `mended` counts these."""
+
+    def __init__(
+        self, clock: Clock, caches: Mapping[str, Mendable], moments: bool, kept: tuple[int, ...] | None
+    ) -> None:
+        super().__init__(clock)
+        self.caches = caches
+        self.moments = moments
+        self.kept = kept
+        self.mended = 0
+
+    def passes(self, schedule: Schedule) -> Iterator[Schedule]:
+        yield replace(schedule, kept=self.kept)
+
+    @contextmanager
+    def engaged(self, stage: str, model: nn.Module) -> Iterator[None]:
+        with mending(model, self.caches[stage], moments=self.moments) as mended:
+            yield
+        self.mended += len(mended)
+
+
 class Thin(Way):
     """The active sites of each stage alone, on what a recording left.
 
@@ -145,15 +170,21 @@ class Renewing(Thin):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.renewals: dict[str, Renewal] = {}
+        self.settling: dict[str, SettlingCache] = {}
 
     @contextmanager
     def engaged(self, stage: str, model: nn.Module) -> Iterator[None]:
-        with renewing(model, self.recording(stage), self.sites[stage], packed=self.packed) as renewal:
+        cache = self.recording(stage)
+        if self.motion is not None:
+            cache = self.settling[stage] = SettlingCache(self.caches[stage], self.motion)
+        with renewing(model, cache, self.sites[stage], packed=self.packed) as renewal:
             yield
         self.renewals[stage] = renewal
 
     def write(self) -> None:
         """Make the recording that of this run. What stops it midway leaves the recording half of each."""
+        for cache in self.settling.values():
+            cache.settle()
         for renewal in self.renewals.values():
             renewal.write()
 

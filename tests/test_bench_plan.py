@@ -140,6 +140,7 @@ def test_shards_together_are_the_whole(count: int) -> None:
         (None, {}, Shard(1, 1)),
         ("2/4", {"RANK": "0", "WORLD_SIZE": "9"}, Shard(2, 4)),
         (None, {"RANK": "3", "WORLD_SIZE": "4"}, Shard(4, 4)),
+        ("1/1", {"RANK": "3"}, Shard(1, 1)),
         (None, {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_COUNT": "3"}, Shard(1, 3)),
         (
             None,
@@ -159,7 +160,15 @@ def test_a_shard_is_said_or_found(said: str | None, variables: dict[str, str], s
 
 @pytest.mark.parametrize(
     ("said", "variables"),
-    [("0/4", {}), ("5/4", {}), ("half", {}), (None, {"SLURM_ARRAY_TASK_ID": "1"}), (None, {"RANK": "x"})],
+    [
+        ("0/4", {}),
+        ("5/4", {}),
+        ("half", {}),
+        (None, {"SLURM_ARRAY_TASK_ID": "1"}),
+        (None, {"RANK": "x"}),
+        (None, {"RANK": "1"}),  # or every rank would run the whole
+        (None, {"RANK": "2", "WORLD_SIZE": "2"}),
+    ],
 )
 def test_what_is_no_shard_is_refused(said: str | None, variables: dict[str, str]) -> None:
     with pytest.raises(InputError, match=r"shard|parts count"):

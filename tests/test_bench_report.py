@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rich.cells import cell_len
 from rich.console import Console
 
 from sparsedit.bench.limits import check_limits, load_limits
@@ -115,6 +116,26 @@ def test_every_format_shows_the_same() -> None:
     [warm] = [row for row in rows if (row["group"], row["way"]) == ("all", "warm")]
     assert (warm["inside_psnr"], warm["inside_psnr_n"], warm["failed"]) == ("35.0", "2", "1")
     assert shown.document()["lines"][0]["means"]["inside_psnr"]["mean"] == 35.0
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+def test_every_line_of_the_terminals_tables_is_named(width: int) -> None:
+    """In full where a third of the width is enough, and nothing is cut."""
+    means = {"edit_ratio": 0.1234, "total": {"dense_s": 1234.5, "record_s": 9999.0, "sparse_s": 1.1}}
+    records = [
+        benched(name, way, edit_type=kind, fidelity=fidelity(30.0 + place, 40.0 + place), **means)
+        for place, (name, kind) in enumerate((("a", "add object"), ("b", "change background"), ("c", "add object")))
+        for way in ("dense", "warm", "step-skip")
+    ]
+    console = Console(file=io.StringIO(), width=width)
+    console.print(bench_view(tables(records), "a title", width))
+    assert isinstance(console.file, io.StringIO)
+    view = console.file.getvalue().partition("published")[0]
+    for name in ("all edits", "add object", "change background", "warm", "step-skip"):
+        assert re.search(f"^{name}", view, re.MULTILINE), name
+    assert max(map(cell_len, view.splitlines())) <= width
+    assert "…" not in view
+    assert ("(30.0–32.0)" in view) == (width >= 80)
 
 
 def test_a_page_shows_plots_and_some_edits_of_every_type_and_asks_for_nothing(tmp_path: Path) -> None:

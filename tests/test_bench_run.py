@@ -23,11 +23,14 @@ from sparsedit.bench.driver import drive
 from sparsedit.bench.outcome import Outcome
 from sparsedit.bench.plan import Task
 from sparsedit.bench.pool import LocalPool
+from sparsedit.bench.sessions import read_sessions
 from sparsedit.bench.signals import terminable
 from sparsedit.bench.ways import WAYS
 from sparsedit.bench.worker import Worker
 from sparsedit.errors import InputError
+from sparsedit.measure.ceilings import Ceilings
 from sparsedit.records import Record, macs_ratio, read_records
+from sparsedit.report.numbers import duration
 from sparsedit.runs import RunFolder
 from tests.bench_folder import FLAGS, Watch, by_id, tasks_of, write_folder, write_model
 
@@ -306,6 +309,23 @@ def test_a_rerun_does_what_is_missing(bench: Bench, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "records.jsonl").read_bytes() == damaged
 
 
+def test_a_bench_killed_at_its_beginning_or_its_end_goes_on(bench: Bench, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "records.jsonl").touch()  # killed before it said what it was asked
+    assert bench("--dry-run", ways="dense")[0] == 0
+    assert bench("--ids", "a", ways="dense")[0] == 0
+    whole = (run / "sessions.jsonl").read_text()
+    (run / "sessions.jsonl").write_text(whole + whole[:40])  # killed while it said what it had spent its time on
+    code, out, _ = bench("--ids", "a,b", ways="dense")
+    assert (code, json.loads(out)["done"]) == (0, 2)
+    assert [session["records"] for session in read_sessions([RunFolder(run)])] == [1, 1]
+    (run / "config.yaml").unlink()  # records that nobody knows the settings of
+    code, _, error = bench("--ids", "a,b,c", ways="dense")
+    assert code == 2
+    assert "config.yaml cannot be read" in error
+
+
 def test_shards_are_put_together(bench: Bench, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for part in ("1/2", "2/2"):
         assert bench("--shard", part)[0] == 0
@@ -319,7 +339,11 @@ def test_shards_are_put_together(bench: Bench, tmp_path: Path, capfd: pytest.Cap
     assert counts == {"mask-derived": 2, "mask-given": 1}  # tracks are never mixed
 
 
-def test_a_dry_run_says_what_is_left_and_writes_nothing(bench: Bench, tmp_path: Path) -> None:
+def test_a_dry_run_says_what_is_left_and_writes_nothing(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Ceilings("a machine", "float32", 1000.0, 1e9, {})
+    monkeypatch.setattr("sparsedit.measure.ceilings.ceilings", lambda *_: (machine, []))
     code, out, error = bench("--dry-run", ways="dense,warm,cold,crop")
     assert code == 0
     assert not (tmp_path / "run").exists()
@@ -327,3 +351,22 @@ def test_a_dry_run_says_what_is_left_and_writes_nothing(bench: Bench, tmp_path: 
     calls = {way: (row["whole_calls"], row["partial_calls"]) for way, row in rows.items()}
     assert calls == {"dense": (15, 0), "warm": (15, 15), "cold": (6, 15), "crop": (0, 15)}
     assert "memory" in error
+    # Before the first edit there is only what whole calls take at the least.
+    macs = {way: row["macs"] for way, row in rows.items()}
+    assert macs["dense"] == macs["warm"] > 15 * 1000
+    assert macs["crop"] == 0
+    assert {way: row["least_seconds"] for way, row in rows.items()} == {
+        way: count / 1000.0 if count else None for way, count in macs.items()
+    }
+    assert f"at least {duration(sum(macs.values()) / 1000)}, and known when every way has run once" in error
+
+    # After one edit in every way there is what it took.
+    assert bench("--ids", "a", ways="dense,warm")[0] == 0
+    _, out, error = bench("--dry-run", ways="dense,warm")
+    rows = {row["way"]: row for row in json.loads(out)["plan"]["rows"]}
+    assert {way: row["edits"] for way, row in rows.items()} == {"dense": 2, "warm": 2}
+    done = {record["way"]: record["total"] for record in read_records(tmp_path / "run" / "records.jsonl")}
+    assert rows["dense"]["seconds"] == pytest.approx(
+        2 * (done["dense"]["record_s"] or 0) + 2 * done["dense"]["sparse_s"]
+    )
+    assert "time: about" in error

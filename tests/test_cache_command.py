@@ -107,6 +107,22 @@ def test_a_budget_too_small_fails_the_case_with_a_sentence(here: Path) -> None:
     assert "--cache-precision int8" in record["reason"]
 
 
+def test_a_dry_run_says_what_is_recorded_and_refuses_what_has_no_room(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    form = ["--cache-rows", "halo", "--cache-precision", "int8", "--record-steps", "3", "--steps", "8"]
+    assert cli.run([*EDIT, *form, "--dry-run", "--json"]) == 0
+    foreseen = said(capfd)["memory"]["cache_bytes"]
+    assert cli.run([*EDIT, *form, "-o", "run"]) == 0
+    [record] = read_records(here / "run" / "records.jsonl")
+    assert record["cache"]["bytes"] == foreseen
+    capfd.readouterr()
+    assert cli.run([*EDIT, "--cache-budget", "1MB", "--dry-run"]) == 2
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert "the budget is 1.00 MB; raise --cache-budget, or make it smaller" in shown.err
+
+
 @pytest.mark.slow
 def test_processes_on_one_cache_and_one_of_them_killed(here: Path) -> None:
     """Two record at once while a third is killed at some moment; what is left is whole, and serves the next."""

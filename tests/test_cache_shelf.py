@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMPipeline, DDIMScheduler
 from PIL import Image
 
 from sparsedit.cache import shelf as shelves
@@ -18,13 +18,15 @@ from sparsedit.cache.catalogue import entries, faults, remove
 from sparsedit.cache.folder import RecordingFolder
 from sparsedit.cache.lock import locked
 from sparsedit.cache.shelf import Keeping
-from sparsedit.cache.tensors import unfinished
+from sparsedit.cache.tensors import open_tensors, unfinished
 from sparsedit.cache.tiers import Tier, tiers_of
 from sparsedit.editor import SparseEditor
-from sparsedit.errors import CacheError, SettingsError
+from sparsedit.errors import CacheError, DamagedError, SettingsError
 from sparsedit.plan import Edit
+from sparsedit.report.numbers import size_of
 from sparsedit.settings import MaskPolicy
-from tests.pipelines import ANCESTRAL, tiny_sdxl
+from tests.families import FAMILIES
+from tests.pipelines import ANCESTRAL, DEIS, EULER, tiny_sdxl
 
 POLICY = MaskPolicy(threshold=0.02, grow=3, level_dilation=0, feather=0, vae_margin=8)
 SETTINGS: dict[str, Any] = {"prompt": "a house", "steps": 5, "strength": 0.8, "guidance": 3.0, "seed": 7}
@@ -156,18 +158,64 @@ def test_another_picture_size_scheduler_setting_or_library_is_named(
     assert {word.split()[0] for word in base.differences(newer)} == {"torch", "diffusers", "transformers"}
 
 
-@pytest.mark.parametrize("name", ["unet-0002", "encoder-0000", "unet-texts", "picture", "decoder-0000"])
-@pytest.mark.parametrize("how", ["flipped", "gone", "cut"])
-def test_damage_is_found_and_the_original_recorded_again(
-    name: str, how: str, tmp_path: Path, original: Image.Image, edited: Image.Image, expected: torch.Tensor
-) -> None:
-    folder = recorded_at(tmp_path, original)
-    path = folder.path / f"{name}.safetensors"
+def damage(path: Path, how: str) -> None:
     data = bytearray(path.read_bytes())
     data[-5] ^= 16
     path.write_bytes(data if how == "flipped" else data[: len(data) // 2])
     if how == "gone":
         path.unlink()
+
+
+@pytest.mark.parametrize("how", ["flipped", "gone", "cut"])
+@pytest.mark.parametrize(
+    "names", [["unet-0002"], ["encoder-0000"], ["unet-0000", "unet-0003"], ["unet-0001", "encoder-0000"]], ids=str
+)
+def test_damaged_steps_are_recorded_again_and_no_others(
+    names: list[str], how: str, tmp_path: Path, original: Image.Image, edited: Image.Image, expected: torch.Tensor
+) -> None:
+    folder = recorded_at(tmp_path, original)
+    files = {path: (open_tensors(path).digest, path.stat().st_ino) for path in folder.path.glob("*.safetensors")}
+    damaged = [folder.path / f"{name}.safetensors" for name in names]
+    for path in damaged:
+        damage(path, how)
+    assert len(faults(entries(tmp_path)[0])) == len(names)
+    editor, _ = editor_at(tmp_path)
+    editor.record(original, **SETTINGS)
+    result = editor.edit(edited)
+    assert result.way == "warm"
+    assert torch.equal(result.picture, expected)
+    assert names[-1] in str(result.reason) or names[0] in str(result.reason)
+    said = "1 step was recorded again" if len(names) == 1 else "2 steps were recorded again"
+    assert said in str(result.reason)
+    assert not faults(entries(tmp_path)[0])
+    assert all(open_tensors(path).digest == digest for path, (digest, _) in files.items())
+    untouched = files.keys() - set(damaged)
+    assert all(path.stat().st_ino == files[path][1] for path in untouched)
+    assert editor.edit(edited).reason is None
+
+
+@pytest.mark.parametrize("how", ["flipped", "gone", "cut"])
+@pytest.mark.parametrize("form", [{"rows": "halo"}, {"precision": "int8"}], ids=str)
+def test_smaller_recordings_are_mended_too_or_made_again(
+    form: dict[str, str], how: str, tmp_path: Path, original: Image.Image, edited: Image.Image
+) -> None:
+    pictures = []
+    for _ in range(2):
+        editor, _ = editor_at(tmp_path, **form)
+        request = editor.request(original, **SETTINGS)
+        editor.record_request(request, shelf=editor.shelf(request, edits=[Edit(edited)]))
+        pictures.append(picture(editor, edited))
+        damage(entries(tmp_path)[0].folder.path / "unet-0001.safetensors", how)
+    assert torch.equal(*pictures)
+
+
+@pytest.mark.parametrize("name", ["unet-texts", "picture", "decoder-0000"])
+@pytest.mark.parametrize("how", ["flipped", "gone", "cut"])
+def test_damage_is_found_and_the_original_recorded_again(
+    name: str, how: str, tmp_path: Path, original: Image.Image, edited: Image.Image, expected: torch.Tensor
+) -> None:
+    folder = recorded_at(tmp_path, original)
+    damage(folder.path / f"{name}.safetensors", how)
     [fault] = faults(entries(tmp_path)[0])
     assert name in fault
     editor, _ = editor_at(tmp_path)
@@ -237,14 +285,68 @@ def test_a_budget_holds_what_it_can_and_leaves_the_rest_on_the_disk(
 def test_a_budget_too_small_is_refused_with_what_is_needed(tmp_path: Path, original: Image.Image) -> None:
     editor, _ = editor_at(None, budget=1000)
     request = editor.request(original, **SETTINGS)
-    with pytest.raises(
-        CacheError, match=r"takes .* MB, and the budget is 1\.00 kB; .*int8 \(.*--record-steps, --cache"
-    ):
+    with pytest.raises(CacheError, match=r"takes .* MB, and the budget is 1\.00 kB; .*int8 \(.* MB\), --cache DIR$"):
         editor.shelf(request)
     editor, _ = editor_at(tmp_path, budget=1000)
     with pytest.raises(CacheError, match=r"the step in use and the next take .* kB"):
         editor.shelf(request)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("scheduler", [EULER, DEIS], ids=["euler", "deis"])
+def test_a_refusal_names_levers_that_meet_the_budget(
+    scheduler: Any, original: Image.Image, edited: Image.Image
+) -> None:
+    """Whoever does as it says is not refused; steps of DEIS cannot be left out, so it names none."""
+
+    def size(budget: int | None, count: int | None = None, **form: Any) -> int:
+        editor = SparseEditor(tiny_sdxl(scheduler), policy=POLICY, keeping=Keeping(None, budget, **form))
+        return editor.recording_size(editor.request(original, **SETTINGS), count, [Edit(edited)])
+
+    whole, halo = size(None), size(None, rows="halo")
+    with pytest.raises(CacheError) as refused:
+        size(whole - 1)
+    said = str(refused.value)
+    assert f"--cache-rows halo ({size_of(halo)})" in said
+    assert ("--record-steps 3 (" in said) == (scheduler is EULER)
+    assert size(halo, rows="halo") == halo
+    with pytest.raises(CacheError) as refused:
+        size(halo - 1, rows="halo")
+    assert "--cache-precision int8" in str(refused.value)
+    assert "both" not in str(refused.value)
+    if scheduler is EULER:
+        assert size(whole - 1, 3) < whole
+        tight = size(None, 2, rows="halo", precision="int8")
+        with pytest.raises(CacheError, match=r"these and --record-steps 2 \("):
+            size(tight)
+        assert size(tight, 2, rows="halo", precision="int8") == tight
+        with pytest.raises(CacheError) as refused:
+            size(tight - 1)
+        assert "--record-steps" not in str(refused.value)
+
+
+def test_the_next_step_is_read_and_verified_while_the_present_one_is_used(
+    tmp_path: Path, original: Image.Image
+) -> None:
+    recorded_at(tmp_path, original)
+    editor, _ = editor_at(tmp_path)
+    caches: dict[str, Any] = dict(editor.record_request(editor.request(original, **SETTINGS)).caches)
+    unet = caches["unet"]
+    assert not unet._verified
+    unet.step(0)
+    unet._coming[1].result()  # asked for by nobody but the cache itself
+    assert unet._verified == {0, 1}
+    with unet._files[3].path.open("r+b") as file:
+        file.seek(-5, 2)
+        byte = file.read(1)[0]
+        file.seek(-5, 2)
+        file.write(bytes([byte ^ 16]))
+    unet.step(2)
+    with pytest.raises(DamagedError):
+        unet._coming[3].result()
+    unet.step(1)  # what is wrong ahead is said when it is needed, not before
+    with pytest.raises(DamagedError, match="unet-0003"):
+        unet.step(3)
 
 
 def test_a_disk_without_room_is_refused(tmp_path: Path, original: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,3 +409,16 @@ def test_tiers_share_a_budget() -> None:
     assert [tier.take(size) for size in (6, 5, 4, 1)] == [True, False, True, False]
     assert tiers_of(CPU, None, on_disk=True) == [Tier(CPU, 0)]
     assert tiers_of(CPU, None, on_disk=False)[0].take(10**15)
+
+
+def test_a_model_on_pixels_is_taken_up_again_and_mended(
+    tmp_path: Path, original: Image.Image, edited: Image.Image
+) -> None:
+    pictures = []
+    for _ in range(3):
+        editor, _ = editor_at(tmp_path, DDIMPipeline(FAMILIES["ddim"].build(), DDIMScheduler()))
+        editor.record(original, steps=4, strength=0.5, prompt="", guidance=0.0)
+        pictures.append(picture(editor, edited))
+        damage(entries(tmp_path)[0].folder.path / "unet-0001.safetensors", "flipped")
+    assert torch.equal(pictures[0], pictures[1])
+    assert torch.equal(pictures[1], pictures[2])

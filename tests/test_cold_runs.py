@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.coarse import RAW, table
+from benchmarks.coarse import RAW, missing, still_true, table
 from sparsedit import calibration
 from sparsedit.calibration import AUTO, DenseSteps, choose_steps, plan_dense_steps
 from sparsedit.engines.local import total_steps
@@ -157,6 +157,23 @@ def test_the_benchmarks_table_is_the_mean_over_scenes() -> None:
         | {"cold_inside": 41.5, "cold_whole": 38.5}
         | {"record_inside": 36.5, "record_whole": 33.5}
     ]
+
+
+def test_the_benchmark_goes_on_with_rows_of_the_same_weights_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = tmp_path / "raw.jsonl"
+    assert still_true(raw, "new") == []
+    common = {"scene": "a", "steps": 14}
+    rows = [common | {"weights": "old", "dense_steps": 3}, common | {"weights": "new", "dense_steps": 4}, common]
+    raw.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    kept = still_true(raw, "new")
+    assert kept == rows[1:2] == [json.loads(line) for line in raw.read_text().splitlines()]
+    assert "2 rows were measured with other weights" in capsys.readouterr().err
+    assert still_true(raw, "new") == kept
+    assert capsys.readouterr().err == ""
+    assert missing(kept, "a", 14, [3, 4, 5, 14, 20]) == [3, 5]
+    assert missing(kept, "b", 14, [3, 4]) == missing(kept, "a", 35, [3, 4]) == [3, 4]
 
 
 def test_the_committed_table_is_that_of_the_committed_rows() -> None:

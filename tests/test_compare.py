@@ -189,6 +189,41 @@ def test_identical_pictures_pass_a_floor_and_fail_a_ceiling(pictures: Path, caps
     assert run([*same, "--fail-if", "psnr>30"]) == 3
 
 
+def test_a_region_that_is_equal_is_no_value_left_out(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(pictures / "a"), str(pictures / "b"), "--mask", str(pictures / "mask.png"), *PIXELS]
+    arguments += ["--protocol", "sparse-vs-dense"]
+    result = document(capsys, *arguments)
+    assert {tuple(case["equal"]) for case in result["cases"]} == {("outside_psnr",)}
+    assert not any(case["identical"] for case in result["cases"])
+    assert result["means"][0]["left_out"]["outside_psnr"] == 0
+    assert run(["compare", *arguments, "--fail-if", "outside_psnr<90"]) == 0
+    assert run(["compare", *arguments, "--fail-if", "outside_psnr>90"]) == 3
+
+
+def test_a_threshold_on_a_region_whose_network_is_missing_is_refused(
+    pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = [str(pictures / "a/one.png"), str(pictures / "b/one.png"), "--protocol", "sparse-vs-dense"]
+    assert run(["compare", *pair, "--fail-if", "inside_lpips>0.1"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "sparsedit models pull lpips" in said.err
+
+
+def test_what_a_protocol_does_not_look_at_is_said(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pair = ["compare", str(pictures / "a/one.png"), str(pictures / "b/one.png"), "--metrics", "psnr"]
+    mask = ["--mask", str(pictures / "mask.png")]
+    for extra, warned in (
+        ([*mask, "--protocol", "whole-v1"], "--mask changes nothing"),
+        ([*mask, "--protocol", "whole-v1", "--metrics", "seam"], ""),
+        ([*mask, "--protocol", "pnp-v1"], ""),
+        (["--prompt", "x", "--protocol", "sparse-vs-dense"], "--prompt changes nothing"),
+    ):
+        assert run([*pair, *extra]) == 0
+        err = capsys.readouterr().err
+        assert (warned in err) if warned else err == ""
+
+
 # Runs
 
 
@@ -227,6 +262,16 @@ def test_runs_in_several_ways_are_paired_by_way() -> None:
         compare_runs([record(), record()], [record()])
     with pytest.raises(InputError, match="no edit in common"):
         compare_runs([record()], [record(case="other")])
+
+
+def test_benches_are_paired_by_the_way_that_was_asked_for() -> None:
+    """Skipped steps and crops run densely, so `way` alone does not tell them apart."""
+    bench = {"cell": "", "configuration": "c" * 16, "track": "mask-derived"}
+    records = [record(way="dense", bench=bench | {"way": way}) for way in ("dense", "step-skip", "crop")]
+    comparison = compare_runs(records, records)
+    names = [case.name for case in comparison.cases]
+    assert [group.name for group in comparison.groups()] == ["all", "dense", "step-skip", "crop"]
+    assert names == [f"meadow/house ({way})" for way in ("dense", "step-skip", "crop")]
 
 
 def test_a_run_against_its_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -292,6 +337,24 @@ def test_a_table_of_many_columns_fits_the_terminal(width: int) -> None:
     assert max(map(cell_len, lines)) <= width
     assert sum(line.count("1.2e-05") for line in lines) == 2 * len(columns)  # the case, and its type's mean
     assert "…" not in stream.getvalue()
+
+
+def test_six_columns_and_names_fit_80_columns_in_one_table() -> None:
+    columns = ("ssim", "psnr", "mse", "lpips", "clip", "structure")
+    cases = tuple(Case(f"a-case-of-some-length-{place}", dict.fromkeys(columns, 0.1234)) for place in range(2))
+    stream = io.StringIO()
+    Console(file=stream, width=80).print(comparison_view(Comparison("whole-v1", columns, cases), 80))
+    assert stream.getvalue().count("case ") == 1
+    assert max(map(cell_len, stream.getvalue().splitlines())) <= 80
+
+
+def test_a_reason_that_many_cases_have_is_said_once() -> None:
+    why = {"psnr": "needs a mask", "ssim": "needs a mask"}
+    cases = tuple(Case(f"c{place}", {"psnr": None, "ssim": None}, missing=why) for place in range(700))
+    said = notes(Comparison("x", ("psnr", "ssim"), cases, {"clip": "no weights", "clip_edited": "no weights"}))
+    assert said[0] == "clip, clip_edited: no weights"
+    assert said[1].endswith("c9 and 690 more: psnr, ssim: needs a mask")
+    assert len(said) == 2
 
 
 HOSTILE = "evil\x1b[31m|[red] $x$ \\input{a} <script>"

@@ -14,7 +14,7 @@ from sparsedit.canny import canny
 from sparsedit.editor import SparseEditor
 from sparsedit.errors import InputError, SettingsError
 from sparsedit.images import to_image, to_tensor
-from sparsedit.plan import Edit
+from sparsedit.plan import Edit, plan_edit
 from sparsedit.settings import MaskPolicy
 from tests.pipelines import DEIS, controlled, tiny_sd15, tiny_sdxl
 
@@ -80,6 +80,18 @@ def test_only_what_the_changed_lines_enclose_is_computed(
     assert (result.picture - own)[..., result.mask].abs().max() > 1e-3
     _, (together,) = editor.alongside(editor.request(ORIGINAL, **settings), [Edit(EDITED)])
     assert torch.allclose(together.picture, result.picture, atol=1e-4)
+
+
+def test_lines_with_gaps_enclose_what_they_go_around(pipes: dict[str, Any]) -> None:
+    lines = Image.new("RGB", (96, 64))
+    ImageDraw.Draw(lines).rectangle((40, 16, 72, 48), outline="white")
+    ImageDraw.Draw(lines).rectangle((54, 10, 58, 60), fill="black")  # two gaps of 5 px, grown by 3 from either side
+    editor = SparseEditor(pipes["sd15"], policy=POLICY)
+    request = editor.request(Image.new("RGB", (96, 64)), control_from="map", **SETTINGS)
+    plan = plan_edit(request, Edit(lines), POLICY)
+    assert not plan.changed[32, 56]
+    assert plan.hole[16:49, 40:73].all()
+    assert plan.hole.sum() == 39 * 39
 
 
 def test_a_thin_edit_of_everything_is_the_dense_one(pipes: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from skimage.metrics import structural_similarity
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from torchvision.transforms import Normalize, Resize
@@ -21,7 +22,7 @@ from sparsedit.metrics.backbones import BACKBONES, FOLDER_VARIABLE, find, why_mi
 from sparsedit.metrics.clip import Clip
 from sparsedit.metrics.fidelity import fidelity
 from sparsedit.metrics.perceptual import Lpips
-from sparsedit.metrics.pixels import border_jump, mse, psnr, ssim, unit
+from sparsedit.metrics.pixels import border_jump, mse, psnr, ssim, ssim_map, unit
 from sparsedit.metrics.protocol import PNP_V1, PROTOCOLS, SPARSE_VS_DENSE, WHOLE_V1, explain, get_protocol
 from sparsedit.metrics.scorer import Pair, Scorer
 from sparsedit.metrics.structure import Structure
@@ -55,6 +56,11 @@ def picture(seed: int, size: tuple[int, int] = (64, 48)) -> Image.Image:
     return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
 
 
+def noise(seed: int) -> Image.Image:
+    """A picture that a resize with antialiasing and one without make different ones of."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (512, 512, 3), dtype=np.uint8))
+
+
 def mask_of(size: tuple[int, int] = (64, 48)) -> np.ndarray:
     mask = np.zeros(size[::-1], dtype=bool)
     mask[10:30, 20:50] = True
@@ -81,6 +87,37 @@ def test_ssim_and_psnr_are_those_of_torchmetrics() -> None:
     a, b = batch(A), batch(B)
     assert ssim(unit(A), unit(B)) == pytest.approx(their_ssim(a, b), abs=1e-5)
     assert psnr(unit(A), unit(B)) == pytest.approx(peak_signal_noise_ratio(a, b, data_range=1.0).item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [(11, 11), (64, 48), (97, 130)])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_ssim_is_scikit_images_to_the_last_bit(
+    size: tuple[int, int], threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    a, b = (unit(one.resize(size)) for one in (A, B))
+    rules = {
+        "data_range": 1.0,
+        "channel_axis": 2,
+        "gaussian_weights": True,
+        "sigma": 1.5,
+        "use_sample_covariance": False,
+    }
+    mean, full = structural_similarity(a, b, full=True, data_range=1.0, **rules)
+    assert ssim(a, b) == mean
+    assert np.array_equal(ssim_map(a, b), full.mean(axis=2))
+    assert ssim(a, a) == 1.0
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (20, 30), (47, 63)])
+def test_scores_of_a_region_do_not_need_the_whole_picture(corner: tuple[int, int]) -> None:
+    region = np.zeros((48, 64), dtype=bool)
+    region[corner[0] : corner[0] + 9, corner[1] : corner[1] + 7] = True
+    with_whole = fidelity(A, B, {"inside": region, "nothing": np.zeros_like(region)})
+    assert with_whole.pop("whole")["ssim"] is not None
+    assert fidelity(A, B, {"inside": region, "nothing": np.zeros_like(region)}, whole=False) == with_whole
+    empty = fidelity(A, B, {"nothing": np.zeros_like(region)}, whole=False)
+    assert empty["nothing"]["ssim"] is empty["nothing"]["psnr"] is None
 
 
 def test_mse_and_psnr_of_a_known_difference() -> None:
@@ -138,11 +175,12 @@ def test_clip_score_is_a_hundred_times_the_cosine(backbones: Path) -> None:
     assert clip([A], ["house " * 200]) == clip([A], ["house " * 100])
 
 
-def test_structure_distance_is_the_references_formula(backbones: Path) -> None:
+@pytest.mark.parametrize("antialias", [False, True])
+def test_structure_distance_is_the_references_formula(antialias: bool, backbones: Path) -> None:
     """Keys of layer 11 by a hand-written pass over the transformer's own layers, as the evaluator splits its qkv."""
     structure = Structure(backbones / "dino-vitb8")
-    a, b = batch(picture(3, (64, 64))) * 255, batch(picture(4, (64, 64))) * 255
-    transform = torch.nn.Sequential(Resize(224, max_size=480, antialias=False), Normalize(*_IMAGENET))
+    a, b = batch(noise(3)) * 255, batch(noise(4)) * 255
+    transform = torch.nn.Sequential(Resize(224, max_size=480, antialias=antialias), Normalize(*_IMAGENET))
 
     def similarity(pixels: torch.Tensor) -> torch.Tensor:
         model = structure.model
@@ -155,9 +193,10 @@ def test_structure_distance_is_the_references_formula(backbones: Path) -> None:
         return F.cosine_similarity(keys[:, None], keys[None], dim=-1)
 
     expected = F.mse_loss(similarity(a), similarity(b)).item()
-    assert structure(a, b) == pytest.approx([expected], rel=1e-3)
+    assert structure(a, b, antialias=antialias) == pytest.approx([expected], rel=1e-3)
+    assert structure(a, b, antialias=not antialias) != pytest.approx([expected], rel=1e-2)
     assert similarity(a).shape == (28 * 28 + 1,) * 2
-    assert structure(a, a) == [0.0]
+    assert structure(a, a, antialias=antialias) == [0.0]
 
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -169,7 +208,7 @@ def test_other_networks_and_other_shapes_of_pictures(backbones: Path) -> None:
     a, b = batch(A) * 2 - 1, batch(B) * 2 - 1
     assert alex(a, b) != squeeze(a, b)
     assert squeeze.map(a, b).shape == (1, 48, 64)
-    assert 0 < Structure(backbones / "dino-vitb8")(batch(A), batch(B))[0] < 4
+    assert 0 < Structure(backbones / "dino-vitb8")(batch(A), batch(B), antialias=False)[0] < 4
 
 
 def test_reading_a_network_draws_no_random_numbers(backbones: Path) -> None:
@@ -227,6 +266,18 @@ def test_whole_v1_resizes_both_to_512_by_lanczos(backbones: Path) -> None:
     assert all(value is not None and math.isfinite(value) for value in scores.values.values())
 
 
+def test_each_protocol_makes_pictures_smaller_as_its_reference_does(backbones: Path) -> None:
+    """Fast-Image-Editing's evaluation smooths them and divides by 255, PnP Inversion's neither."""
+    a, b, structure = noise(3), noise(4), Structure(backbones / "dino-vitb8")
+    for protocol, scale, antialias in ((WHOLE_V1, 1, True), (PNP_V1, 255, False)):
+        pair = Pair(a, b, np.eye(512, dtype=bool))
+        value = Scorer(protocol, ["structure"], backbones=backbones).score(pair).values["structure"]
+        assert [value] == pytest.approx(structure(batch(a) * scale, batch(b) * scale, antialias=antialias), rel=1e-3)
+        for others in ((256 - scale, antialias), (scale, not antialias)):
+            other = structure(batch(a) * others[0], batch(b) * others[0], antialias=others[1])
+            assert [value] != pytest.approx(other, rel=1e-2)
+
+
 def test_pnp_v1_is_the_reference_evaluators_formulas(backbones: Path) -> None:
     """Masked PSNR, SSIM, MSE and LPIPS written out as the evaluator does them, in float32, with torchmetrics."""
     mask = mask_of()
@@ -244,7 +295,7 @@ def test_pnp_v1_is_the_reference_evaluators_formulas(backbones: Path) -> None:
     part = Image.fromarray(np.uint8(np.asarray(B) * bordered[..., None]))
     assert [scores["clip"], scores["clip_edited"]] == pytest.approx(clip([B, part], ["a red house"] * 2), abs=1e-3)
     structure = Structure(backbones / "dino-vitb8")
-    assert [scores["structure"]] == pytest.approx(structure(batch(A) * 255, batch(B) * 255), rel=1e-3)
+    assert [scores["structure"]] == pytest.approx(structure(batch(A) * 255, batch(B) * 255, antialias=False), rel=1e-3)
 
 
 def test_values_do_not_depend_on_the_batch(backbones: Path) -> None:
@@ -312,6 +363,31 @@ def test_regions_are_scored_over_their_own_pixels(backbones: Path) -> None:
     assert values["seam"] > values["seam_reference"]
 
 
+def test_every_region_without_a_value_says_why() -> None:
+    """Or is named as equal."""
+    changed = np.asarray(A).copy()
+    mask = mask_of()
+    changed[mask] ^= 16
+    scorer = Scorer(SPARSE_VS_DENSE)
+    pairs = [
+        Pair(A, Image.fromarray(changed), mask),
+        Pair(A, B),
+        Pair(A, B, np.ones_like(mask)),
+        Pair(A, B, np.zeros_like(mask)),
+        Pair(A.resize((9, 9)), B.resize((9, 9)), np.eye(9, dtype=bool)),
+    ]
+    part, unmasked, full, empty, small = scorer.score_all(pairs)
+    for scores in (part, unmasked, full, empty, small):
+        assert {name for name, value in scores.values.items() if value is None} == {*scores.missing, *scores.equal}
+    assert (part.equal, part.identical) == (("outside_psnr",), False)
+    assert set(part.missing) == {f"{region}_lpips" for region in ("inside", "outside", "whole")}
+    assert "to tell inside" in unmasked.missing["inside_psnr"]
+    assert full.missing["outside_mse"] == "the mask covers everything"
+    assert empty.missing["inside_psnr"] == "the mask is empty"
+    assert "smaller than 11 px" in small.missing["whole_ssim"]
+    assert scorer.score(Pair(A, A, mask)).equal == ("inside_psnr", "outside_psnr", "whole_psnr")
+
+
 def test_fidelity_without_a_network_and_of_an_empty_region() -> None:
     scores = fidelity(A, B, {"inside": np.zeros((48, 64), dtype=bool)})
     assert scores["inside"] == {"psnr": None, "ssim": None, "lpips": None, "mse": None, "identical": True}
@@ -348,6 +424,7 @@ def test_a_protocol_explains_itself(name: str) -> None:
     text = explain(get_protocol(name))
     assert text.startswith("protocol")
     assert "psnr null, identical true" in text
+    assert ("with antialiasing" in text, "mirrored" in text) == (name == "whole-v1", name == "sparse-vs-dense")
     if name == "pnp-v1":
         assert "zeros staying in every mean" in text
         assert "outermost 1 px set" in text

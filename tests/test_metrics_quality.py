@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from sparsedit.commands.unscored import say_unscored
 from sparsedit.metrics.backbones import FOLDER_VARIABLE, why_missing
 from sparsedit.metrics.quality import Judge
 from tests.backbones import save_backbone
@@ -45,3 +48,15 @@ def test_a_judge_scores_with_what_is_there_and_says_what_is_not() -> None:
     assert json.dumps(entry, allow_nan=False)
     regions = judge.fidelity(*pictures, {"inside": mask})
     assert regions["inside"]["lpips"] > regions["whole"]["lpips"] > 0
+
+
+def test_what_cannot_be_scored_is_said_before_a_run(tmp_path: Path) -> None:
+    said = io.StringIO()
+    say_unscored(Console(file=said, width=400))
+    assert "clip, structure (sparsedit models pull clip; sparsedit models pull dino)" in said.getvalue()
+    assert "lpips" not in said.getvalue()
+    for name in ("clip", "dino"):
+        save_backbone(name, tmp_path)
+    nothing = io.StringIO()
+    say_unscored(Console(file=nothing))
+    assert nothing.getvalue() == ""

@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoPipelineForInpainting
 from PIL import Image
 
-from sparsedit.errors import SettingsError
+from sparsedit.errors import CacheError, SettingsError
 from sparsedit.images import load_image, to_tensor
 from sparsedit.measure.clock import Clock
 from sparsedit.measure.twin import Twin
@@ -20,7 +20,16 @@ from sparsedit.models.loading import empty_pipeline, load_pipeline
 from sparsedit.moving import MovingEditor, plan_motion
 from sparsedit.plan import Edit, Request
 from sparsedit.settings import POLICIES, MaskPolicy
-from sparsedit.sparse import ActivationCache, Motion, MovedCache, SitePyramid, record, sparse
+from sparsedit.sparse import (
+    ActivationCache,
+    Motion,
+    MovedCache,
+    SettlingCache,
+    SitePyramid,
+    record,
+    renewing,
+    sparse,
+)
 from sparsedit.stages import Schedule, Stages
 from sparsedit.tasks.canvas import Canvas, moved_picture, outpaint
 from sparsedit.tasks.pan import pan
@@ -70,6 +79,43 @@ def test_between_sites_four_are_weighed() -> None:
     assert torch.allclose(moved[..., 1:], ramp[..., 1:] - 0.5)
     panned = Motion.pan((64, 96), 3, 0).move(ramp)
     assert torch.equal(panned, ramp)
+
+
+def test_a_pan_between_sites_shifts_all_of_a_map_alike() -> None:
+    ramp = torch.arange(12.0).expand(1, 1, 8, 12).contiguous()
+    for right, sites in ((4, 0), (5, 1), (12, 1), (20, 2), (28, 3)):
+        moved = Motion.pan((64, 96), right, 0).move(ramp)
+        assert torch.equal(moved[..., sites:], ramp[..., : 12 - sites])
+
+
+def test_small_pans_add_up() -> None:
+    """Each alone would round to nothing, or to a whole site."""
+    ramp = torch.arange(12.0).expand(1, 1, 8, 12).contiguous()
+    for step in (3, 5):
+        moved = ramp
+        for number in range(8):
+            moved = Motion.pan((64, 96), step, 0, since=(number * step, 0)).move(moved)
+        assert torch.equal(moved[..., step:], ramp[..., : 12 - step])
+
+
+def test_a_moved_recording_that_was_written_to_answers_as_the_edit_did() -> None:
+    unet = tiny_sd15().unet
+    x, text = torch.randn(2, 4, 8, 16), torch.randn(2, 7, 32)
+    cache = ActivationCache()
+    with torch.no_grad(), record(unet, cache):
+        unet(x, 5, text)
+    mask = torch.zeros(8, 16, dtype=torch.bool)
+    mask[:, :2] = True
+    view = SettlingCache(cache, Motion.pan((64, 128), 16, 0))
+    with torch.inference_mode(), renewing(unet, view, SitePyramid.from_mask(mask)) as renewal:
+        edited = unet(torch.randn(2, 4, 8, 16), 5, text).sample
+    expected = {run: [each.clone() for each in memory.values] for run, memory in view.step(0).leaves.items()}
+    view.settle()
+    for run, memory in cache.step(0).leaves.items():
+        assert all(map(torch.equal, memory.tensors, expected[run]))
+    renewal.write()
+    with torch.inference_mode(), sparse(unet, cache, SitePyramid.from_mask(torch.zeros_like(mask))):
+        assert torch.equal(unet(x, 5, text).sample, edited)
 
 
 @pytest.mark.parametrize("moments", [False, True])
@@ -147,6 +193,76 @@ def test_what_stays_visible_is_the_moved_photo(build: Any, name: str, photo: Ima
     if name == "pan":
         assert torch.equal(result.picture[..., 16:], to_tensor(photo)[..., :-16])
     assert torch.equal(editor.apply(EDITS[name]).picture, result.picture)
+
+
+SERIES = {"pan": [Edit(by=(8, 0)), Edit(by=(4, 0)), Edit(by=(0, -16))], "rotate": [Edit(angle=6.0), Edit(angle=-4.0)]}
+
+
+@pytest.mark.parametrize("name", SERIES)
+@pytest.mark.parametrize("build", [tiny_sdxl, lambda: tiny_sdxl(ANCESTRAL)], ids=["sdxl", "sde"])
+def test_motions_upon_each_other_start_from_the_last_ones_result(build: Any, name: str, photo: Image.Image) -> None:
+    editor = MovingEditor(build(), policy=POLICY, break_even=1.0)
+    editor.record(photo, task=name, **SETTINGS)
+    alone = editor.apply(SERIES[name][0])
+    shown = to_tensor(photo)
+    for edit in SERIES[name]:
+        before = editor.recorded
+        assert before is not None
+        result = editor.advance(edit)
+        assert (result.way, result.passes) == ("warm", 2)
+        motion = pan(edit.by, (64, 96)) if edit.by else turn(edit.angle, (64, 96))
+        kept = moved_picture(shown, motion)
+        assert torch.equal(result.picture[..., ~result.mask], kept[..., ~result.mask])
+        dense = editor.dense(before.request, edit)
+        assert torch.equal(dense.picture[..., ~result.mask], kept[..., ~result.mask])
+        shown = result.picture
+        if edit is SERIES[name][0]:
+            assert torch.equal(alone.picture, result.picture)
+
+
+def test_a_motion_that_is_interrupted_while_it_is_kept_leaves_no_half_recording(
+    photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor = MovingEditor(tiny_sdxl(), policy=POLICY, break_even=1.0)
+    editor.record(photo, task="pan", **SETTINGS)
+
+    def fail(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sparsedit.sparse.renewal.Renewal.write", fail)
+    with pytest.raises(KeyboardInterrupt):
+        editor.advance(Edit(by=(8, 0)))
+    with pytest.raises(CacheError, match="record the original again"):
+        editor.apply(Edit(by=(8, 0)))
+
+
+def test_a_large_motion_of_a_series_is_recorded_anew(photo: Image.Image) -> None:
+    editor = MovingEditor(tiny_sdxl(), policy=POLICY, break_even=0.5)
+    editor.record(photo, task="pan", **SETTINGS)
+    large = editor.advance(Edit(by=(64, 0)))
+    assert large.way == "dense"
+    assert "recorded anew" in (large.reason or "")
+    small = editor.advance(Edit(by=(8, 0)))
+    assert small.way == "warm"
+    assert torch.equal(small.picture[..., 8:], large.picture[..., :-8])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pan", "rotate"])
+def test_three_motions_upon_each_other_are_close_to_the_dense_edits(name: str) -> None:
+    editor = MovingEditor(load_pipeline("demo"))
+    meadow = load_image(ROOT / "manifests" / "demo" / "meadow.png")
+    prompt = "a pink house in a green meadow under snowy mountains by day"
+    editor.record(meadow, task=name, prompt=prompt, steps=8, strength=1.0, guidance=3.0)
+    edit = Edit(by=(16, 0)) if name == "pan" else Edit(angle=2.0)
+    for _ in range(3):
+        before = editor.recorded
+        assert before is not None
+        thin = editor.advance(edit)
+        dense = editor.dense(before.request, edit)
+        inside = {"inside": thin.plan.changed.numpy()}
+        scores = Judge(editor.stages.device).fidelity(thin.image, dense.image, inside)
+        assert scores["inside"]["psnr"] > 26
 
 
 @pytest.mark.slow

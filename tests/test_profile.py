@@ -16,6 +16,7 @@ from rich.console import Console
 from torch import nn
 
 from sparsedit.editor import SparseEditor
+from sparsedit.engines.costs import Counter
 from sparsedit.errors import InputError
 from sparsedit.measure.ceilings import Ceilings
 from sparsedit.measure.spread import Spread
@@ -28,12 +29,12 @@ from sparsedit.profiling.edits import EditRuns, expected_calls, time_edit
 from sparsedit.profiling.profile import Profiler
 from sparsedit.profiling.subjects import Subject, synthetic_subject
 from sparsedit.profiling.synthetic import PATTERNS, synthetic_mask
-from sparsedit.report.profile import notes, profile_entry, profile_rows
+from sparsedit.report.profile import notes, profile_entry, profile_rows, title
 from sparsedit.report.profile_table import HEADINGS, profile_csv, profile_markdown, profile_view
 from sparsedit.settings import POLICIES, Settings
 from sparsedit.sparse import ActivationCache, SitePyramid, record, sparse
 from sparsedit.stages import Stages
-from tests.pipelines import controlled, tiny_sd15, tiny_sdxl
+from tests.pipelines import controlled, tiny_refiner, tiny_sd15, tiny_sdxl
 
 META = torch.device("meta")
 ENVIRONMENT = {
@@ -199,7 +200,7 @@ def test_calls_are_foreseen_as_they_are_made(make: Callable[[], Any], task: str,
     request = editor.request(made.original, prompt="a house", task=task, steps=4, strength=0.5, guidance=3.0)
     told: list[tuple[int, int]] = []
     timed = time_edit(EditRuns(editor, request, made.edit), Sampling(2, 1), lambda *round: told.append(round))
-    assert timed["calls"] == expected_calls(editor.stages, request, made.edit)
+    assert timed["calls"] == expected_calls(editor, request, made.edit)
     assert timed["calls"]["sparse"]["encoder"] == (2 if task == "inpaint" else 1)
     assert {len(taken) for side in timed["seconds"].values() for taken in side.values()} == {2}  # one for each edit
     assert ("text" in timed["seconds"]["sparse"]) == (prompt != "a house")
@@ -240,6 +241,46 @@ def test_a_controlnet_is_a_stage_of_its_own() -> None:
     dense, sparse = (found["calls"]["controlnet"][kind]["macs"] for kind in ("dense", "sparse"))
     assert 0 < sparse < dense / 3
     assert found["edit"]["stages"]["controlnet"]["sparse"]["calls"] == found["steps_run"]
+
+
+@pytest.mark.parametrize("prompt", ["", "a red house"], ids=["one prompt", "new prompt"])
+def test_a_refiner_is_a_stage_of_its_own(prompt: str) -> None:
+    def profiled(sampling: Sampling | None) -> dict[str, Any]:
+        base, refiner = tiny_sdxl(), tiny_refiner()
+        refiner.register_modules(scheduler=base.scheduler)
+        if sampling is None:
+            base, refiner = base.to("meta"), refiner.to("meta")
+        profiler = Profiler(base, "tiny", refiner=refiner, sampling=sampling)
+        return profiler.profile(subject(prompt, steps=10, refine_from=0.8, refiner="tiny-refiner"))
+
+    counted, timed = profiled(None), profiled(Sampling(1, 1))
+    assert list(counted["calls"]) == ["text", "encoder", "unet", "refiner", "decoder"]
+    base, refiner = tiny_sdxl(), tiny_refiner()
+    for stage, pipe in (("unet", base), ("refiner", refiner)):
+        assert counted["calls"][stage]["dense"]["macs"] == Twin(Stages(pipe), 64, 96, 2).dense("unet").macs
+    texts = [Twin(Stages(pipe), 64, 96, 2).dense("text").macs for pipe in (base, refiner)]
+    assert counted["calls"]["text"]["dense"]["macs"] == sum(texts)
+
+    whole = counted["edit"]["stages"]
+    # The base's empty negative is zeros, the refiner's is encoded: 1 + 2 texts for a prompt.
+    assert [whole[stage]["dense"]["calls"] for stage in whole] == [3, 1, 3, 2, 1]
+    assert whole["text"]["dense"]["macs"] == texts[0] + 2 * texts[1]
+    assert whole["text"]["sparse"]["macs"] == (whole["text"]["dense"]["macs"] if prompt else 0)
+    for stage, entry in timed["edit"]["stages"].items():
+        for kind in ("dense", "sparse"):
+            assert entry[kind] | {"seconds": []} == whole[stage][kind]
+            assert len(entry[kind]["seconds"]) == (0 if entry[kind]["calls"] == 0 else 1)
+    costs = Counter().stages(*_refining(base, refiner))
+    for stage in ("text", "encoder", "unet", "refiner", "decoder"):
+        assert costs[stage].cost().macs == whole[stage]["dense"]["macs"]
+    assert "tiny + tiny-refiner" in title(counted)
+
+
+def _refining(base: Any, refiner: Any) -> tuple[SparseEditor, Any]:
+    """An editor with both models, and the request that the subject above makes."""
+    editor = SparseEditor(base, refiner=refiner)
+    settings = {"prompt": "a house", "steps": 10, "strength": 0.5, "guidance": 3.0, "refine_from": 0.8}
+    return editor, editor.request(subject().original, **settings)
 
 
 def test_an_edit_of_nothing_is_refused(pipe: Any) -> None:

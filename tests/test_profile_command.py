@@ -82,6 +82,31 @@ def test_a_dry_run_counts_another_vae_and_a_controlnet(run: Run) -> None:
     assert other["calls"]["controlnet"]["sparse"]["macs"] > 0
 
 
+def test_a_dry_run_counts_a_refiner(run: Run) -> None:
+    counting = ("-m", "sdxl", "--refiner", "sdxl-refiner", "--size", "64x64", "--dry-run")
+    shown = run(*counting, "--json")
+    assert (shown.code, shown.err) == (0, "")
+    [found] = json.loads(shown.out.splitlines()[-1])["profiles"]
+    stages = found["edit"]["stages"]
+    assert found["refiner"] == "sdxl-refiner"
+    assert (stages["unet"]["dense"]["calls"], stages["refiner"]["dense"]["calls"]) == (14, 7)  # of 21
+    assert 0 < stages["refiner"]["sparse"]["macs"] < stages["refiner"]["dense"]["macs"]
+    table = shown.out.rpartition("one call")[0]
+    assert "refiner, 7 calls" in shown.out
+    assert not any(heading in table for heading in ("seconds", "of limit", "peak memory"))  # nothing to say in these
+    refused = run("--stages", "refiner", "--dry-run")
+    assert (refused.code, refused.out) == (2, "")
+    assert "no stage 'refiner'; it has text, encoder, unet, decoder; name one with --refiner" in refused.err
+
+
+def test_a_dry_run_counts_the_steps_of_the_scheduler_asked_for(run: Run) -> None:
+    def calls(*more: str) -> int:
+        shown = run("-m", "sd15", "--size", "64x64", "--steps", "4", "--dry-run", "--output-format", "json", *more)
+        return int(json.loads(shown.out)["profiles"][0]["edit"]["stages"]["unet"]["dense"]["calls"])
+
+    assert calls("--strength", "1") != calls("--strength", "1", "--scheduler", "euler")  # PNDM looks at a step twice
+
+
 def test_a_picture_and_a_manifest_are_profiled_edit_by_edit(run: Run, tmp_path: Path) -> None:
     draw_pictures(tmp_path)
     write_manifest(tmp_path / "cases.yaml")

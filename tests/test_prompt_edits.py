@@ -12,7 +12,7 @@ from PIL import Image
 from skimage.filters import threshold_otsu
 
 from sparsedit.errors import SettingsError
-from sparsedit.images import to_tensor
+from sparsedit.images import to_image, to_tensor
 from sparsedit.plan import Edit
 from sparsedit.prompting import PromptEditor
 from sparsedit.settings import MaskPolicy
@@ -116,6 +116,60 @@ def test_the_last_steps_may_be_dense_again() -> None:
     active = result.plan.sites.level((8, 12)).count
     assert calls == [96, active, active, active, 96, 96]
     assert result.dense_calls == 3
+
+
+@pytest.mark.parametrize("pictured", [False, True], ids=["generated", "photo"])
+@pytest.mark.parametrize("mask_from", ["latents", "attention"])
+def test_words_upon_words_start_from_the_last_ones_result(pictured: bool, mask_from: str, photo: Image.Image) -> None:
+    editor = editor_of(tiny_sd15(), capture_steps=2, last_dense=1, mask_from=mask_from)
+    shown = to_tensor(editor.record(photo if pictured else None, size=None if pictured else SIZE, **SETTINGS))
+    alone = editor.edit(prompt=NEW)
+    for prompt in (NEW, "a lake with a red house", "a lake with a blue boat"):
+        before = editor.recorded
+        assert before is not None
+        result = editor.edit(prompt=prompt, keep=True)
+        assert result.way == "warm"
+        assert torch.equal(to_tensor(result.image)[..., ~result.mask], to_tensor(to_image(shown))[..., ~result.mask])
+        if prompt == NEW:
+            assert torch.equal(result.picture, alone.picture)
+        dense = editor.dense(before.request, Edit(prompt=prompt))
+        assert (dense.picture - result.picture)[..., result.mask].abs().max() > 0
+        shown = result.picture
+    with pytest.raises(SettingsError, match="change some of its words"):
+        editor.edit(prompt="a lake with a blue boat")
+
+
+def test_a_series_leaves_the_recording_of_what_it_made() -> None:
+    """Dense steps and thin ones of everything, with norms that follow: what a recording of the new words holds."""
+    mask = torch.ones(64, 96, dtype=torch.bool)
+    editor, fresh = (editor_of(tiny_sdxl(), norm="updated", last_dense=2) for _ in range(2))
+    editor.record(None, size=SIZE, **SETTINGS)
+    result = editor.edit(prompt=NEW, mask=mask, keep=True)
+    assert result.dense_calls == 2
+    fresh.record(None, size=SIZE, **SETTINGS | {"prompt": NEW})
+    assert editor.recorded is not None
+    assert fresh.recorded is not None
+    assert editor.recorded.trajectory is not None
+    assert fresh.recorded.trajectory is not None
+    for stage, cache in fresh.recorded.caches.items():
+        for ours, theirs in zip(editor.recorded.caches[stage], cache, strict=True):
+            assert ours.leaves.keys() == theirs.leaves.keys()
+            for run, memory in theirs.leaves.items():
+                for a, b in zip(ours.leaves[run].values, memory.values, strict=True):
+                    assert torch.allclose(a, b, atol=1e-3), (stage, run)
+    for a, b in zip(editor.recorded.trajectory.latents, fresh.recorded.trajectory.latents, strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
+
+
+def test_a_large_edit_of_a_series_is_recorded_anew() -> None:
+    editor = editor_of(tiny_sdxl(), break_even=0.5)
+    editor.record(None, size=SIZE, **SETTINGS)
+    large = editor.edit(prompt=NEW, mask=torch.ones(64, 96, dtype=torch.bool), keep=True)
+    assert large.way == "dense"
+    assert "recorded anew" in (large.reason or "")
+    small = editor.edit(prompt="a meadow with a boat", mask=rectangle(), keep=True)
+    assert small.way == "warm"
+    assert torch.equal(small.picture[..., ~small.mask], large.picture[..., ~small.mask])
 
 
 def test_a_mask_that_is_too_large_is_said_and_runs_dense() -> None:

@@ -181,6 +181,15 @@ def test_tables_fit_the_terminal(case: str, edit_type: str, width: int) -> None:
     assert max(cell_len(line) for line in lines) <= width
 
 
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_no_column_is_lost_on_a_narrow_terminal(width: int) -> None:
+    records = [record(case=name, total={"dense_s": 1234.5, "record_s": 9999.0, "sparse_s": 0.0012}) for name in "ab"]
+    text = terminal(summarise(records, ENVIRONMENT), width)
+    for said in ("case/variant", "a/house", "b/house", "alongside", "10.0→1.00", "1234→0.0012", "add object", "40.0"):
+        assert said in text, said
+    assert max(map(cell_len, text.splitlines())) <= width
+
+
 def test_an_edit_has_one_line_where_there_is_room() -> None:
     summary = summarise([record()])
     [line] = [line for line in terminal(summary, WIDE).splitlines() if "meadow/house" in line]
@@ -316,6 +325,7 @@ def test_every_point_of_a_plot_leads_to_its_edit() -> None:
     assert list(made) == [
         "Fidelity against speed-up",
         "Speed-up against size of the edit",
+        "Fidelity by type of edit",
         "Speed-up by type of edit",
     ]
     for title in list(made)[:2]:

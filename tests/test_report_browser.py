@@ -159,6 +159,44 @@ def test_j_and_k_walk_through_the_edits(page: webdriver.Chrome) -> None:
     assert page.switch_to.active_element.get_attribute("id") == "filter"
 
 
+def test_the_zoom_is_worked_by_its_buttons_alone(page: webdriver.Chrome) -> None:
+    """As on a screen that is touched, where there are no keys and no wheel."""
+    viewer(page, 3).find_elements(By.CSS_SELECTOR, ".pictures button")[0].click()
+    tools = {one.get_attribute("aria-label"): one for one in page.find_elements(By.CSS_SELECTOR, "#zoom .tools button")}
+    for name in ("next picture", "next picture", "previous picture", "larger", "larger", "smaller"):
+        tools[name].click()
+    assert page.find_element(By.ID, "caption").text == f"{PICTURES['edited']} · 2 of 6 · 150 %"
+    page.find_element(By.ID, "close").click()
+    assert not page.find_element(By.ID, "zoom").is_displayed()
+
+
+def test_a_link_shows_its_edit_though_the_filter_hides_it(page: webdriver.Chrome) -> None:
+    words = page.find_element(By.ID, "filter")
+    words.send_keys("v3")
+    assert not page.find_element(By.ID, "edit-2").is_displayed()
+    page.execute_script("location.hash = 'edit-2'")
+    WebDriverWait(page, 10).until(lambda _: page.find_element(By.ID, "edit-2").is_displayed())
+    assert words.get_attribute("value") == ""
+    assert len(shown(page)) == 5
+
+
+@pytest.mark.parametrize("width", [390, 800, 1280])
+def test_the_page_is_no_wider_than_the_window(width: int, browser: webdriver.Chrome, tmp_path: Path) -> None:
+    """Whatever long words there are; and text that runs from the right keeps its place among the rest."""
+    records = run_of(tmp_path, 3)
+    records[1] |= {"edit_type": "x" * 90, "edit_prompt": "word" * 200, "original_prompt": "בית ורוד", "case": "a" * 90}
+    records[2] |= {"edit_prompt": "בית (אדום) 3"}
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        browser.get(write_page(tmp_path, records, ENVIRONMENT).as_uri())
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        prompt = browser.find_element(By.CSS_SELECTOR, "#edit-3 .prompt bdi")
+        assert browser.execute_script("return arguments[0].matches(':dir(rtl)')", prompt)
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_it_is_read_in_dark_and_in_light(page: webdriver.Chrome) -> None:
     colours = []
     for scheme in ("light", "dark"):
@@ -194,5 +232,11 @@ def test_seven_hundred_edits_are_shown_lazily(browser: webdriver.Chrome, tmp_pat
     loaded = "return [...document.images].filter((one) => one.complete && one.naturalWidth).length"
     assert browser.execute_script("return document.images.length") > 700 * len(PICTURES)
     assert browser.execute_script(loaded) < 200
+    browser.execute_script("location.hash = 'edit-600'")
+    top = "return document.getElementById('edit-600').getBoundingClientRect().top"
+    WebDriverWait(browser, 10).until(lambda _: 0 <= browser.execute_script(top) < 40)
+    assert browser.execute_script(loaded) < 200
+    # The table scrolls in its own place, under its headings, so that the plots are not 700 lines away.
+    assert browser.execute_script("return document.querySelector('.tall').offsetHeight < innerHeight")
     browser.find_element(By.ID, "filter").send_keys("v699")
     assert shown(browser) == ["v699"]

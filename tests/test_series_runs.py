@@ -18,7 +18,7 @@ from sparsedit.errors import ManifestError, SettingsError
 from sparsedit.jobs import Job, plan_jobs
 from sparsedit.manifest import load_manifest, single_case
 from sparsedit.records import Record, macs_ratio
-from tests.pipelines import tiny_sdxl
+from tests.pipelines import tiny_sd15, tiny_sdxl
 from tests.test_run import Watch, pictures, run
 
 PRESET = {"steps": 4, "strength": 0.8, "guidance": 3.0}
@@ -91,6 +91,42 @@ def test_a_dense_pass_is_paid_for_once(task: str, pictures: Path, tmp_path: Path
     assert (macs_ratio(records[1]) or 0) == 0
 
 
+def test_the_same_words_twice_in_a_series_are_refused_before_anything_runs(pictures: Path) -> None:
+    tree = {"prompt": "a tree"}
+    jobs = jobs_of(pictures, {"id": "one"} | tree, {"id": "two"} | tree, task="prompt")
+    with pytest.raises(SettingsError, match="says the same as the original's"):
+        check_inputs(jobs)
+    check_inputs(jobs_of(pictures, {"id": "one"} | tree, {"id": "two", "prompt": "a house"}, task="prompt"))
+
+
+def test_motions_make_a_series_too(pictures: Path, tmp_path: Path) -> None:
+    moves = ({"id": "right", "by": [8, 0]}, {"id": "up", "by": [0, -8]})
+    jobs, watch = jobs_of(pictures, *moves, task="pan", grow=0), Watch()
+    assert jobs[0].settings.norm == "original"
+    check_inputs(jobs)
+    records = run(jobs, tiny_sdxl(), tmp_path / "run", watch)
+    assert watch.steps == watch.expected == total_steps(jobs)
+    assert [(record["status"], record["way"]) for record in records] == [("ok", "warm")] * 2
+    assert all(record["fidelity"]["outside_equal"] for record in records)
+    assert all(record["fidelity"]["inside"]["psnr"] is not None for record in records)
+    first, second = (Shown(tmp_path / "run", record) for record in records)
+    assert np.array_equal(first.sparse[:, 8:], first.original[:, :-8])
+    assert np.array_equal(second.sparse[:-8], first.sparse[8:])
+
+
+def test_words_make_a_series_too(pictures: Path, tmp_path: Path) -> None:
+    words = ({"id": "tree", "prompt": "a tree"}, {"id": "boat", "prompt": "a boat beside a tree", "mask": "other.png"})
+    jobs, watch = jobs_of(pictures, *words, task="prompt"), Watch()
+    check_inputs(jobs)
+    records = run(jobs, tiny_sd15(), tmp_path / "run", watch)
+    assert [record["status"] for record in records] == ["ok"] * 2, [record["reason"] for record in records]
+    assert records[1]["way"] == "warm"
+    first, second = (Shown(tmp_path / "run", record) for record in records)
+    assert np.array_equal(second.original, first.sparse)
+    assert np.array_equal(second.sparse[second.mask == 0], first.sparse[second.mask == 0])
+    assert all(record["fidelity"]["outside_equal"] for record in records)
+
+
 def test_a_record_is_known_by_what_came_before(pictures: Path) -> None:
     (one,), (other,), (plain,) = (
         jobs_of(pictures, *variants, **said)
@@ -121,7 +157,6 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[dict[str, Any], ...], str]] = {
     "alongside": ({"way": "alongside"}, (PAINT, DOT), "way warm, not alongside"),
     "cold": ({"coarse": 2}, (PAINT, DOT), "coarse goes with way cold"),
     "other settings": ({}, (PAINT, DOT | {"strength": 0.9, "seed": 3}), "these differ in strength, seed"),
-    "pan": ({"task": "pan"}, ({"id": "pan", "by": [8, 0]},), "task pan has no series"),
 }
 
 

@@ -160,9 +160,9 @@ def test_a_plan_says_what_is_known(here: Path, call: Callable[..., SimpleNamespa
     assert json.loads(shown.out.splitlines()[-1])["settings"]["strength"] == 1.0
 
 
-@pytest.mark.parametrize("name", ["prompt", "canvas", "control"])
+@pytest.mark.parametrize("name", ["prompt", "canvas", "control", "refine"])
 def test_the_manifests_in_the_repository_are_whole(name: str) -> None:
     manifest = load_manifest(ROOT / "manifests" / f"{name}.yaml")
     jobs = plan_jobs(manifest, get_preset("demo").defaults, {}, {})
     check_inputs(jobs)
-    assert {job.settings.way for job in jobs} == {"alongside" if name == "control" else "warm"}
+    assert {job.settings.way for job in jobs} == {"alongside" if name in ("control", "refine") else "warm"}

@@ -7,11 +7,15 @@ from typing import Any
 import pytest
 import torch
 from diffusers import ControlNetModel, StableDiffusionXLControlNetPipeline
+from PIL import Image
 from torch import nn
 
+from sparsedit.editor import SparseEditor
+from sparsedit.engines.costs import MAX_TWINS, Counter
 from sparsedit.errors import ModelError
+from sparsedit.measure import twin as counting
 from sparsedit.measure.macs import count_macs
-from sparsedit.measure.twin import Cost, Twin
+from sparsedit.measure.twin import Cost, Shapes, Twin
 from sparsedit.sparse import ActivationCache, SitePyramid, record, sparse
 from sparsedit.sparse.rows import map_tensors
 from sparsedit.stages import Stages
@@ -91,3 +95,38 @@ def test_a_stage_that_the_pipeline_lacks() -> None:
         twin.dense("controlnet")
     with pytest.raises(ModelError, match="no stage 'text_encoder_2'"):
         twin.thin("text_encoder_2", SITES)
+
+
+def test_twins_of_several_sizes_share_their_models_and_count_as_they_do_alone() -> None:
+    stages = Stages(tiny_sdxl())
+    shapes = Shapes(stages)
+    large, small = Twin(stages, HEIGHT, WIDTH, 2, shapes), Twin(stages, 32, 64, 2, shapes)
+    alone = Twin(stages, 32, 64, 2)
+    for stage in ("text", "encoder", "unet", "decoder"):
+        large.dense(stage)  # the other size first, so that nothing of it may be taken for this one
+        assert small.dense(stage) == alone.dense(stage)
+    sites = SitePyramid.from_mask(MASK[:32, :64])
+    large.thin("unet", SITES)
+    assert small.thin("unet", sites) == alone.thin("unet", sites)
+    assert Twin(stages, HEIGHT, WIDTH, 1, shapes).dense("unet") != large.dense("unet")
+
+
+def test_a_counter_counts_every_size_once_and_keeps_what_thin_ones_taught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole picture and crops of it take turns, as in a bench; the crops come in more sizes than twins are kept."""
+    counts: list[nn.Module] = []
+    count = counting._count
+    monkeypatch.setattr(counting, "_count", lambda *call: counts.append(call[0]) or count(*call))
+    editor, counter = SparseEditor(tiny_sdxl()), Counter()
+    settings: dict[str, Any] = {"prompt": "a hill", "steps": 4, "strength": 0.8, "guidance": 3.0}
+
+    def ask(width: int, sites: SitePyramid | None = None) -> Cost:
+        stages = counter.stages(editor, editor.request(Image.new("RGB", (width, HEIGHT)), **settings))
+        return sum((cost.cost(None if stage == "text" else sites) for stage, cost in stages.items()), Cost())
+
+    thin, crops = ask(WIDTH, SITES), [ask(8 * columns) for columns in range(1, 2 * MAX_TWINS)]
+    assert len(counter.twins) == MAX_TWINS
+    for columns, crop in enumerate(crops, 1):
+        ask(WIDTH, SITES)
+        before = len(counts)
+        assert (ask(WIDTH, SITES), ask(8 * columns)) == (thin, crop)
+        assert len(counts) == before

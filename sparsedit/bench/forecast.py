@@ -1,8 +1,9 @@
 """What is left of a bench, for `--dry-run`: calls, multiply-adds, memory, and time as far as it is known.
 
-Times are those of the edits that the run's folder has already; before the first there are none. Multiply-adds are those
-of whole UNet calls: what partial ones cost depends on every mask, and is counted when they run. Opens one picture of
-each model, and loads no weights.
+Times are those of the edits that the run's folder has already; before the first there is only what whole calls take at
+the very least, at the rate of the machine's fastest matrix product. Multiply-adds are those of whole UNet calls: what
+partial ones cost depends on every mask, and is counted when they run. Opens one picture of each model, and loads no
+weights; a machine whose products nobody has timed yet is timed for some seconds.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from sparsedit.report.text import to_csv
 
 HEADINGS = ("configuration", "way", "edits", "whole calls", "partial calls", "UNet GMACs, whole calls", "time")
 
+_NEEDS = ("dtype", "weight_bytes", "peak_bytes", "cache_bytes", "call_macs", "macs_per_second")
+
 Entry = dict[str, Any]
 
 
@@ -37,10 +40,10 @@ def forecast(tasks: Sequence[Task], done: Sequence[Record]) -> Entry:
         need = _need(own[0])
         memory.append({"configuration": cell.configuration, "model": cell.model} | need)
         for way in dict.fromkeys(way for task in own for way in task.ways):
-            rows.append(_row(cell, way, [task for task in own if way in task.ways], need["call_macs"], done))
+            rows.append(_row(cell, way, [task for task in own if way in task.ways], need, done))
         compared = [task for task in own if DENSE not in task.ways and task.settings.dense]
         if compared:
-            rows.append(_row(cell, DENSE, compared, need["call_macs"], done) | {"way": "dense, to compare with"})
+            rows.append(_row(cell, DENSE, compared, need, done) | {"way": "dense, to compare with"})
     return {"rows": rows, "memory": memory}
 
 
@@ -54,7 +57,7 @@ def forecast_rows(plan: Entry) -> list[list[str]]:
             str(row["whole_calls"]) + ("+" if row["at_least"] else ""),
             str(row["partial_calls"]),
             giga(row["macs"]),
-            NONE if row["seconds"] is None else duration(row["seconds"]),
+            _time(row),
         ]
         for row in plan["rows"]
     ]
@@ -72,7 +75,12 @@ def notes(plan: Entry) -> list[str]:
     if known and None not in known:
         said.append(f"time: about {duration(sum(known))}, as the edits took that are done")
     elif known:
-        said.append("time: known when every way has run once in this folder")
+        least = sum(row["seconds"] or row["least_seconds"] or 0.0 for row in plan["rows"])
+        floor = f"at least {duration(least)}, and " if least else ""
+        said.append(
+            f"time: {floor}known when every way has run once in this folder (least: whole UNet calls alone, at the "
+            "rate of this machine's fastest matrix product)"
+        )
     for need in plan["memory"]:
         if need["missing"]:
             said.append(f"{need['model']}: memory is not known ({need['missing']})")
@@ -84,9 +92,16 @@ def notes(plan: Entry) -> list[str]:
     return said
 
 
-def _row(cell: Cell, way: str, tasks: Sequence[Task], call_macs: int | None, done: Sequence[Record]) -> Entry:
+def _time(row: Entry) -> str:
+    if row["seconds"] is not None:
+        return duration(row["seconds"])
+    return f"at least {duration(row['least_seconds'])}" if row["least_seconds"] else NONE
+
+
+def _row(cell: Cell, way: str, tasks: Sequence[Task], need: Entry, done: Sequence[Record]) -> Entry:
     whole, partial = (sum(column) for column in zip(*(_calls(task, way) for task in tasks), strict=True))
     seconds = _seconds(cell, way, done)
+    macs = None if need["call_macs"] is None else whole * need["call_macs"]
     return {
         "cell": cell.name,
         "configuration": cell.configuration,
@@ -96,8 +111,9 @@ def _row(cell: Cell, way: str, tasks: Sequence[Task], call_macs: int | None, don
         "whole_calls": whole,
         "partial_calls": partial,
         "at_least": way == STEP_SKIP and tasks[0].skip is None,
-        "macs": None if call_macs is None else whole * call_macs,
+        "macs": macs,
         "seconds": None if seconds is None else seconds * len(tasks),
+        "least_seconds": macs / need["macs_per_second"] if macs else None,
     }
 
 
@@ -124,14 +140,16 @@ def _seconds(cell: Cell, way: str, done: Sequence[Record]) -> float | None:
 
 
 def _need(task: Task) -> Entry:
-    """Bytes, and multiply-adds of one UNet call, for a picture of the size of the task's."""
+    """Bytes, multiply-adds of one UNet call for a picture of the size of the task's, and how many the machine makes."""
+    from sparsedit.measure.ceilings import ceilings
     from sparsedit.measure.estimate import estimate_memory
     from sparsedit.measure.twin import Twin
     from sparsedit.models.loading import empty_pipeline
+    from sparsedit.models.placement import resolve_device
     from sparsedit.stages import Stages
 
     settings = task.settings
-    nothing: Entry = dict.fromkeys(("dtype", "weight_bytes", "peak_bytes", "cache_bytes", "call_macs"))
+    nothing: Entry = dict.fromkeys(_NEEDS)
     try:
         width, height = task.edit.open().original.size
         parts = {"vae": settings.vae, "controlnet": settings.controlnet}
@@ -140,6 +158,7 @@ def _need(task: Task) -> Entry:
         need = estimate_memory(pipe, height, width, guided=guided)
         twin = Twin(Stages(pipe), height, width, 2 if guided else 1)
         macs = twin.schedule("unet", 1).macs
+        fastest, _ = ceilings(resolve_device(settings.device), pipe.dtype)
     except SparseditError as error:
         return nothing | {"missing": str(error)}
     return {
@@ -148,5 +167,6 @@ def _need(task: Task) -> Entry:
         "peak_bytes": need.peak,
         "cache_bytes": need.recording(settings.calls if "warm" in task.ways else 1),
         "call_macs": macs,
+        "macs_per_second": fastest.macs_per_second,
         "missing": None,
     }

@@ -76,6 +76,8 @@ def open_ledger(path: Path, config: Config, *, resume: bool, overwrite: bool) ->
         if goes_on:
             check_same(path, config)
             mended = mend_records(folder.records)
+            if folder.sessions.is_file():
+                mend_records(folder.sessions)  # or what this session appends would be damage in the middle
             ledger = Ledger(folder, tuple(read_run(folder.records)), mended)
         else:
             ledger = Ledger(RunFolder.create(path, overwrite=overwrite))
@@ -95,8 +97,13 @@ def look_into(path: Path, config: Config, *, resume: bool, overwrite: bool) -> L
 
 
 def check_same(path: Path, config: Config) -> None:
-    """Raise InputError naming what differs between the bench at `path` and `config`."""
+    """Raise InputError naming what differs between the bench at `path` and `config`.
+
+    One that was killed before it wrote what it was asked is the same as any.
+    """
     file = path / "config.yaml"
+    if not file.exists() and not RunFolder(path).records.stat().st_size:
+        return
     try:
         before = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -55,6 +55,10 @@ class TimedJudge(Judge):
         with self._timed():
             return super().fidelity(sparse, dense, regions)
 
+    def truth(self, edit: Image.Image, truth: Image.Image, mask: Mask) -> dict[str, Any]:
+        with self._timed():
+            return super().truth(edit, truth, mask)
+
     def quality(self, original: Image.Image, edit: Image.Image, mask: Mask, prompt: str) -> Scores:
         with self._timed():
             return super().quality(original, edit, mask, prompt)

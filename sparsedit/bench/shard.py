@@ -45,9 +45,11 @@ def find_shard(said: str | None, variables: Mapping[str, str] = os.environ) -> S
             raise InputError("SLURM_ARRAY_TASK_ID is set and SLURM_ARRAY_TASK_COUNT is not; say --shard I/N")
         return _checked((task - (first or 0)) // (step or 1) + 1, count, "SLURM's job array")
     rank, world = (_number(name, variables) for name in ("RANK", "WORLD_SIZE"))
-    if rank is not None and world is not None:
-        return _checked(rank + 1, world, "RANK and WORLD_SIZE")
-    return Shard()
+    if rank is None:
+        return Shard()
+    if world is None:
+        raise InputError("RANK is set and WORLD_SIZE is not; say --shard I/N")
+    return _checked(rank + 1, world, "RANK and WORLD_SIZE")
 
 
 def _number(name: str, variables: Mapping[str, str]) -> int | None:

@@ -187,7 +187,7 @@ class _Models:
         """How near the edit came to what it should have made, where the suite knows that."""
         if inputs.truth is None:
             return None
-        return self.judge.fidelity(result.image, inputs.truth, {"inside": mask})
+        return self.judge.truth(result.image, inputs.truth, mask)
 
 
 def _files(pictures: Mapping[str, Image.Image]) -> Files:

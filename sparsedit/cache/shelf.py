@@ -23,6 +23,7 @@ from sparsedit.cache.fingerprint import Fingerprint, fingerprint_of
 from sparsedit.cache.folder import RecordingFolder
 from sparsedit.cache.lock import locked
 from sparsedit.cache.models import recordable
+from sparsedit.cache.room import Room
 from sparsedit.cache.size import SizeEstimate
 from sparsedit.cache.tensors import open_tensors, write_tensors
 from sparsedit.cache.tiers import TieredCache, tiers_of
@@ -30,6 +31,7 @@ from sparsedit.errors import CacheError, DamagedError, SettingsError
 from sparsedit.plan import Request
 from sparsedit.report.numbers import size_of
 from sparsedit.results import Recorded
+from sparsedit.skipping import can_skip
 from sparsedit.sparse import SitePyramid
 from sparsedit.stages import Stages
 
@@ -75,12 +77,8 @@ class Shelf:
         self.opening_s = 0.0
         if keeping == Keeping():
             return
-        if keeping.rows == "halo" and not sites:
-            raise SettingsError(
-                "only the rows of a halo can be kept when all edits are known: pass them, or keep all rows"
-            )
+        compaction = _form(keeping, sites)
         models = recordable(stages, refiner, request, kept)
-        compaction = Compaction(keeping.precision == "int8", sites if keeping.rows == "halo" else None)
         if keeping.folder is not None:
             form = compaction.fields() | {"moments": moments, "kept": kept}
             self.fingerprint = fingerprint_of(stages, refiner, request, **form)
@@ -88,10 +86,9 @@ class Shelf:
         if contents := self.folder and self.folder.contents():
             self.nbytes = contents.nbytes
         else:
-            height, width = request.frame.padded
-            estimate = SizeEstimate(models, height, width, moments)
-            self.nbytes = estimate.size(compaction).total
-            self._check_room(estimate, compaction, sites)
+            how: dict[str, Any] = {"moments": moments, "kept": kept, "sites": sites}
+            self.nbytes = recording_size(keeping, stages, refiner, request, **how)
+            self._check_disk()
         tiers = tiers_of(stages.device, keeping.budget, on_disk=self.folder is not None)
         self.caches = {
             stage: TieredCache(stage, stages.device, tiers, compaction.of_stage(stage, each.model), self.folder)
@@ -103,6 +100,11 @@ class Shelf:
         if self.folder is not None and self.folder.contents():
             return f"original from the cache ({size_of(self.nbytes)})"
         return "recording the original" + (f" ({size_of(self.nbytes)})" if self.nbytes else "")
+
+    @property
+    def mendable(self) -> bool:
+        """Whether single steps can be recorded again, which takes all rows around a site."""
+        return self.folder is not None and self.keeping.rows == "all"
 
     @property
     def waited_s(self) -> float:
@@ -121,7 +123,8 @@ class Shelf:
     def load(self, recorded: Recorded) -> bool:
         """Take up the recording from the disk; whether it is there, whole, and undamaged as far as was read.
 
-        Steps are verified when they are read. Raises CacheError when what is there was made of something else.
+        Steps are verified when they are read, and may be damaged singly where the recording is `mendable`. Raises
+        CacheError when what is there was made of something else.
         """
         recorded.caches = dict(self.caches)
         contents = None if self.folder is None else self.folder.contents()
@@ -136,8 +139,14 @@ class Shelf:
             picture.verify()
         except (DamagedError, KeyError):
             return self._is_new()
+        decoder = self.caches.get("decoder")  # a model on pixels has none
+        if decoder is not None and decoder.broken:
+            return self._is_new()  # in which dtype it was recorded, its step alone knows
+        if not self.mendable and any(cache.broken for cache in self.caches.values()):
+            return self._is_new()
         recorded.picture = picture.tensors["picture"].clone()
-        self.stages.set_decoder_dtype(self.caches["decoder"].steps[0].dtype)
+        if decoder is not None:
+            self.stages.set_decoder_dtype(decoder.steps[0].dtype)
         self.loaded, self.opening_s = True, time.perf_counter() - start
         return True
 
@@ -150,6 +159,11 @@ class Shelf:
         write_tensors(self.folder.picture, {"picture": recorded.picture.contiguous()}, {})
         made = datetime.now(UTC).isoformat(timespec="seconds")
         self.folder.finish(self.fingerprint, {stage: len(cache) for stage, cache in self.caches.items()}, made)
+
+    def forget(self) -> None:
+        """Declare what is on the disk not whole, so that whoever wants it next records it again."""
+        if self.folder is not None:
+            self.folder.spoil()
 
     def settle(self) -> None:
         """Bring a recording that lies in files into memory, to be changed there: the files are others' too.
@@ -189,36 +203,43 @@ class Shelf:
             self.folder.begin()
         return False
 
-    def _check_room(
-        self, estimate: SizeEstimate, asked: Compaction, sites: Mapping[str, Sequence[SitePyramid]] | None
-    ) -> None:
-        """Refuse a recording that memory or disk has no room for."""
-        budget, folder = self.keeping.budget, self.keeping.folder
-
-        def held(form: Compaction) -> int:
-            """Bytes that must be in memory: everything, or with files the step in use and the next."""
-            size = estimate.size(form)
-            return size.total if folder is None else 2 * size.largest_step
-
-        if budget is not None and held(asked) > budget:
-            forms = {
-                "--cache-precision int8": Compaction(True, asked.sites),
-                "--cache-rows halo": Compaction(asked.int8, sites or asked.sites),
-                "both": Compaction(True, sites or asked.sites),
-            }
-            levers = {name: held(form) for name, form in forms.items()}
-            ways = [f"{name} ({size_of(need)})" for name, need in levers.items() if need < held(asked)]
-            ways += ["--record-steps", "--cache DIR"] if folder is None else []
-            what = "this recording takes" if folder is None else "of this recording the step in use and the next take"
-            raise CacheError(
-                f"{what} {size_of(held(asked))}, and the budget is {size_of(budget)}; raise --cache-budget, "
-                f"or make it smaller: {', '.join(ways)}"
-            )
+    def _check_disk(self) -> None:
+        folder = self.keeping.folder
         if folder is not None and self.nbytes > (free := shutil.disk_usage(_existing(folder)).free):
             raise CacheError(
                 f"this recording takes {size_of(self.nbytes)} and {folder} has {size_of(free)} left; "
                 "make room (sparsedit cache ls, rm), or use --cache-precision int8 or --record-steps"
             )
+
+
+def recording_size(
+    keeping: Keeping,
+    stages: Stages,
+    refiner: Stages | None,
+    request: Request,
+    *,
+    moments: bool = False,
+    kept: tuple[int, ...] | None = None,
+    sites: Mapping[str, Sequence[SitePyramid]] | None = None,
+) -> int:
+    """The bytes that recording a request takes as it is kept; nothing is run, and the models may have no numbers.
+
+    Raises SettingsError for a cut without edits, CacheError for what the budget has no room for, with the bytes that
+    are needed and what would make them fewer.
+    """
+    form = _form(keeping, sites)
+    height, width = request.frame.padded
+    estimate = SizeEstimate(recordable(stages, refiner, request, kept), height, width, moments)
+    skippable = refiner is None and can_skip(stages.pipe.scheduler)
+    Room(estimate, keeping.budget, keeping.folder, sites, skippable).check(form)
+    return estimate.size(form).total
+
+
+def _form(keeping: Keeping, sites: Mapping[str, Sequence[SitePyramid]] | None) -> Compaction:
+    """What is kept of every step."""
+    if keeping.rows == "halo" and not sites:
+        raise SettingsError("only the rows of a halo can be kept when all edits are known: pass them, or keep all rows")
+    return Compaction(keeping.precision == "int8", sites if keeping.rows == "halo" else None)
 
 
 def refuse_mismatch(folder: RecordingFolder, found: Fingerprint, wanted: Fingerprint) -> None:

@@ -14,6 +14,7 @@ from sparsedit.measure.twin import Twin
 from sparsedit.sparse import ActivationCache, record
 from sparsedit.sparse.cache import Step
 from sparsedit.stages import Stages
+from sparsedit.ways import DENOISING
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class RecordingSize:
     @property
     def total(self) -> int:
         return sum(stage.total for stage in self.stages.values()) + self.picture
+
+    def of_steps(self, count: int) -> int:
+        """What it would take with `count` of the denoising steps."""
+        steps = sum((each.steps - count) * each.step for name, each in self.stages.items() if name in DENOISING)
+        return self.total - steps
 
     @property
     def largest_step(self) -> int:

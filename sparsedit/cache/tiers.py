@@ -64,8 +64,8 @@ def tiers_of(device: torch.device, budget: int | None, *, on_disk: bool) -> list
 class TieredCache(ActivationCache):
     """A stage's recorded steps, made smaller by `compact` as they arrive, in `tiers` and, with a `folder`, in files.
 
-    `steps` holds them all, those in files as mapped tensors. `waited_s` adds up the seconds for which a caller had to
-    wait for a step to be read, verified and brought.
+    `steps` holds them all, those in files as mapped tensors, and blanks for the `broken` ones. `waited_s` adds up the
+    seconds for which a caller had to wait for a step to be read, verified and brought.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class TieredCache(ActivationCache):
         self.compact = compact
         self.folder = folder
         self.waited_s = 0.0
+        self.broken: set[int] = set()
         self._files: dict[int, TensorFile] = {}
         self._taken: list[tuple[Tier, int]] = []
         self._verified: set[int] = set()
@@ -117,35 +118,37 @@ class TieredCache(ActivationCache):
             write_tensors(self.folder.texts(self.stage), *text_parts(self.texts))
 
     def load(self, count: int) -> None:
-        """Take up the `count` steps in the folder. Raises DamagedError when one of their files cannot be mapped."""
+        """Take up the `count` steps in the folder. Files that cannot be mapped are `broken` steps.
+
+        Raises DamagedError where the prompts are not as they were written.
+        """
         assert self.folder is not None
         self.clear()
         self.texts = texts_of(_verified(open_tensors(self.folder.texts(self.stage))), self.device)
         for number in range(count):
-            super().append(self._map(number))
+            try:
+                step = self._map(number)
+            except DamagedError:
+                self.broken.add(number)
+                step = Step((0, 0), 0, torch.float32, self.device)
+            super().append(step)
 
     def clear(self) -> None:
         """Forget everything in memory; files stay."""
         super().clear()
         for tier, nbytes in self._taken:
             tier.used -= nbytes
-        for held in (self._files, self._taken, self._verified, self._kept, self._coming):
+        for held in (self.broken, self._files, self._taken, self._verified, self._kept, self._coming):
             held.clear()
 
     def step(self, number: int) -> Step:
         """The n-th recorded call, where it can be computed with; reading the next one begins.
 
-        Raises CacheError when there is none, DamagedError when its file is not what was written; the recording is
-        then declared not whole.
+        Raises CacheError when there is none, DamagedError when its file is not what was written.
         """
         super().step(number)
         start = time.perf_counter()
-        try:
-            step = self._ask(number).result()
-        except DamagedError:
-            if self.folder is not None:
-                self.folder.spoil()
-            raise
+        step = self._ask(number).result()
         if self._stream is not None:
             own = torch.cuda.current_stream(self.device)
             own.wait_stream(self._stream)
@@ -154,6 +157,14 @@ class TieredCache(ActivationCache):
         if number + 1 < len(self.steps):
             self._ask(number + 1)
         return step
+
+    def mend(self, number: int, step: Step) -> None:
+        """Write a step in the place of a damaged one's file. Raises CacheError when that cannot be written."""
+        assert self.folder is not None
+        write_tensors(self.folder.step(self.stage, number), *step_parts(self.compact(step)))
+        self._coming.pop(number, None)
+        self.broken.discard(number)
+        self.steps[number] = self._map(number)
 
     def settle(self, tiers: Sequence[Tier]) -> None:
         """Bring all steps into the memory of `tiers`, those in files verified, to be changed there; files stay.
@@ -189,6 +200,11 @@ class TieredCache(ActivationCache):
         return self._coming[number]
 
     def _bring(self, number: int) -> Future[Step]:
+        if number in self.broken:
+            assert self.folder is not None
+            never: Future[Step] = Future()
+            never.set_exception(DamagedError(f"{self.folder.step(self.stage, number)} is missing or damaged"))
+            return never
         if self.device.type != "cuda" and number not in self._files:
             here: Future[Step] = Future()
             here.set_result(self.steps[number])

@@ -233,7 +233,10 @@ def _run(work: BenchWork, expected: Sequence[Task], console: Console, asked: Map
     from sparsedit.bench.engine import open_pool
     from sparsedit.bench.ledger import open_ledger
     from sparsedit.bench.progress import Progress
+    from sparsedit.commands.unscored import say_unscored
 
+    if expected:
+        say_unscored(console)
     say = partial(console.print, style="yellow", soft_wrap=True)
     pool = open_pool(asked["engine"], expected, pictures=asked["pictures"], say=say)
     how = {key: asked[key] for key in ("resume", "overwrite")}

@@ -13,6 +13,7 @@ from sparsedit.errors import InputError, SettingsError
 
 if TYPE_CHECKING:
     from sparsedit.metrics.comparison import Comparison
+    from sparsedit.metrics.scorer import Scorer
 
 
 class Format(StrEnum):
@@ -126,6 +127,7 @@ def compare(
             device=resolve_device(device or "auto"),
         )
         check_thresholds(thresholds, scorer.columns, scorer.missing)
+        _say_unused(scorer, mask, prompt)
         comparison = compare_pictures(match(first, second, mask, prompt), scorer)
     _show(comparison, output_format, line=json_line)
     judge(comparison, thresholds)
@@ -155,6 +157,18 @@ def _are_runs(*places: Path) -> bool:
 def _refuse(names: list[str]) -> None:
     if names:
         raise SettingsError(f"{names[0]} is for pictures; runs are compared by what their records hold")
+
+
+def _say_unused(scorer: Scorer, mask: Path | None, prompt: str | None) -> None:
+    from sparsedit.commands.output import stderr
+
+    rules = scorer.protocol
+    given = {
+        "--mask": mask and rules.scored == "whole" and "seam" not in scorer.metrics,
+        "--prompt": prompt and not rules.clip,
+    }
+    for name in (name for name, unused in given.items() if unused):
+        stderr().print(f"warning: {name} changes nothing: protocol {rules.name} does not look at it", soft_wrap=True)
 
 
 def _compare_runs(first: Path, second: Path) -> Comparison:

@@ -163,6 +163,7 @@ def _show_plan(work: Work, console: Console, form: Format, *, line: bool) -> Non
 def _run(work: Work, folder: RunFolder, console: Console, asked: Mapping[str, Any]) -> bool:
     """Run the work and show it; whether all edits were done."""
     from sparsedit.commands.output import print_records
+    from sparsedit.commands.unscored import say_unscored
     from sparsedit.engines.local import check_inputs, check_sizes, run_jobs, total_steps
     from sparsedit.environment import environment
     from sparsedit.errors import InputError
@@ -174,6 +175,7 @@ def _run(work: Work, folder: RunFolder, console: Console, asked: Mapping[str, An
     from sparsedit.runs import RunFolder
 
     check_inputs(work.jobs)
+    say_unscored(console)
     settings = work.settings
     with console.status(f"loading model {work.model}"):
         pipe: Any = load_pipeline(

@@ -151,7 +151,7 @@ Norm = Annotated[
     typer.Option(
         "--norm",
         metavar="original|updated",
-        help="Group norms with the original's statistics, or following the edit's.",
+        help="Group norms with the original's statistics, or following the edit's (inpaint and series unless told).",
         rich_help_panel=_HOW,
     ),
 ]

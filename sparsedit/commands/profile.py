@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _WHAT = "What is profiled"
 _MEASURED = "How it is measured"
 _EDIT_RATIO = 0.02
-_STAGES = ("text", "encoder", "unet", "decoder", "controlnet")
+_STAGES = ("text", "encoder", "unet", "refiner", "decoder", "controlnet")
 
 Size = Annotated[str | None, typer.Option("--size", metavar="WxH", help="Of a made-up picture.", rich_help_panel=_WHAT)]
 EditRatio = Annotated[
@@ -36,7 +36,7 @@ Pattern = Annotated[
 StageNames = Annotated[
     str | None,
     typer.Option(
-        "--stages", metavar="unet,encoder,decoder,text,controlnet", help="These alone.", rich_help_panel=_WHAT
+        "--stages", metavar="unet,encoder,...", help=f"These alone: {', '.join(_STAGES)}.", rich_help_panel=_WHAT
     ),
 ]
 Batch = Annotated[
@@ -99,6 +99,8 @@ def profile(
     scheduler: options.Scheduler = None,
     controlnet: options.ControlNet = None,
     control_scale: options.ControlScale = None,
+    refiner: options.Refiner = None,
+    refine_from: options.RefineFrom = None,
     config: options.Config = None,
     output: Output = None,
     overwrite: options.Overwrite = False,
@@ -129,15 +131,15 @@ def _profiles(asked: Mapping[str, Any], console: Console) -> dict[str, Any]:
     """Profile what is asked for and show it; the document."""
     from sparsedit.measure.warnings import load_average
 
-    load = load_average()  # before this program makes one of its own
+    busy = load_average()  # before this program makes one of its own
     stages = _chosen(asked["stages"])
     model, subjects = _subjects(asked)
 
     from rich.console import Console
 
     from sparsedit.commands.output import print_result
+    from sparsedit.engines.pipelines import empty_models, load_models
     from sparsedit.environment import environment
-    from sparsedit.models.loading import empty_pipeline, load_pipeline
     from sparsedit.profiling.calls import Sampling
     from sparsedit.profiling.profile import Profiler
     from sparsedit.report.profile import profile_entry
@@ -145,27 +147,16 @@ def _profiles(asked: Mapping[str, Any], console: Console) -> dict[str, Any]:
 
     settings = subjects[0].settings
     with console.status(f"loading model {model}") as status:
-        if asked["dry_run"]:
-            parts = {"vae": settings.vae, "controlnet": settings.controlnet}
-            pipe = empty_pipeline(model, settings.dtype, settings.device, **parts)
-        else:
-            pipe = load_pipeline(
-                model,
-                weights=settings.weights,
-                dtype=settings.dtype,
-                device=settings.device,
-                lora=settings.lora,
-                vae=settings.vae,
-                controlnet=settings.controlnet,
-                scheduler=settings.scheduler,
-            )
+        load = empty_models if asked["dry_run"] else load_models
+        pipe, refiner = load(model, settings)
         profiler = Profiler(
             pipe,
             model,
+            refiner=refiner,
             stages=stages,
             batch=asked["batch"],
             sampling=None if asked["dry_run"] else Sampling(asked["samples"], asked["warmup"]),
-            load=load,
+            load=busy,
             refresh_ceilings=asked["refresh_ceilings"],
             tell=status.update,
         )

@@ -87,6 +87,8 @@ def report(
     folder, records = folders[0], read_run(folders[0].records)
     machine = read_environment(folder.path)
     if is_bench(records) or len(runs) > 1 or baseline is not None:
+        if gallery or embed is not None:
+            raise InputError("--gallery and --embed are for runs of edit; a bench's page holds pictures of some edits")
         page = _report_bench(folders, machine, baseline, form, line=json_line)
         stderr(quiet=quiet).print(f"report: {page}", soft_wrap=True)
         return

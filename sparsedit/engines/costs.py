@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from sparsedit.editor import SparseEditor
 from sparsedit.inversion import unguided
-from sparsedit.measure.twin import Cost, Twin
+from sparsedit.measure.twin import Cost, Shapes, Twin
 from sparsedit.plan import Request
 from sparsedit.sparse import SitePyramid
 from sparsedit.stages import Stages
@@ -32,13 +32,15 @@ class StageCost:
 
 
 MAX_TWINS = 8
-"""Sizes of pictures whose twins are kept; crops come in as many sizes as there are edits."""
+"""Sizes of pictures whose thin counts are kept; crops come in many sizes, and need dense ones alone."""
 
 
 class Counter:
-    """Counts the stages of edits; a pipeline's twin is kept for the latest sizes of picture and batch."""
+    """Counts the stages of edits. Dense counts are kept for every size of picture and batch, thin ones for the sizes
+    that were asked for last."""
 
     def __init__(self) -> None:
+        self.shapes: dict[Stages, Shapes] = {}
         self.twins: dict[tuple[Stages, int, int, int], Twin] = {}
 
     def stages(self, editor: SparseEditor, request: Request) -> dict[str, StageCost]:
@@ -69,8 +71,12 @@ class Counter:
         height, width = request.frame.padded
         batch = 2 if stages.guided(request.schedule) else 1
         key = (stages, height, width, batch)
-        if key not in self.twins:
-            if len(self.twins) >= MAX_TWINS:
-                del self.twins[next(iter(self.twins))]
-            self.twins[key] = Twin(*key)
-        return self.twins[key]
+        twin = self.twins.pop(key, None)
+        if twin is None:
+            if stages not in self.shapes:
+                self.shapes[stages] = Shapes(stages)
+            twin = Twin(*key, self.shapes[stages])
+        self.twins[key] = twin  # behind all others
+        if len(self.twins) > MAX_TWINS:
+            del self.twins[next(iter(self.twins))]
+        return twin

@@ -59,8 +59,10 @@ def check_inputs(jobs: Sequence[Job]) -> None:
     """Open every picture and mask of the jobs and compare their sizes; raises InputError for the first misfit."""
     for job in jobs:
         original = open_original(job)
+        words = job.prompt
         for variant in job.variants:
-            _check_task(job, variant, original.size)
+            _check_task(job, variant, words, original.size)
+            words = variant.prompt if job.case.series else words
             edited = original if variant.edited is None else load_image(variant.edited)
             if edited.size != original.size:
                 raise InputError(
@@ -71,11 +73,12 @@ def check_inputs(jobs: Sequence[Job]) -> None:
                 load_mask(variant.mask, original.size)
 
 
-def _check_task(job: Job, variant: Variant, size: tuple[int, int]) -> None:
-    """Raise SettingsError for words or motions that change nothing, or leave nothing of the picture."""
+def _check_task(job: Job, variant: Variant, words: str, size: tuple[int, int]) -> None:
+    """Raise SettingsError for new words that are the `words` before, for motions that change nothing, or leave nothing
+    of the picture."""
     match job.settings.task:
         case "prompt":
-            check_words(job.prompt, variant.prompt)
+            check_words(words, variant.prompt)
             capture_steps(job.settings.capture_steps, job.settings.last_dense, job.settings.calls)
         case "pan":
             pan(variant.by, size[::-1])

@@ -6,7 +6,7 @@ from typing import Any
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-from sparsedit.models.loading import load_pipeline, load_refiner
+from sparsedit.models.loading import empty_pipeline, load_pipeline, load_refiner
 from sparsedit.settings import Settings
 
 
@@ -27,3 +27,10 @@ def load_models(model: str, settings: Settings) -> tuple[DiffusionPipeline, Diff
         return pipe, None
     how: dict[str, Any] = {"weights": settings.weights, "offload": settings.offload}
     return pipe, load_refiner(settings.refiner, model, pipe, **how)
+
+
+def empty_models(model: str, settings: Settings) -> tuple[DiffusionPipeline, DiffusionPipeline | None]:
+    """`load_models` on the meta device: shapes without numbers, for counting. Raises as `empty_pipeline`."""
+    parts = {"vae": settings.vae, "controlnet": settings.controlnet, "scheduler": settings.scheduler}
+    pipe = empty_pipeline(model, settings.dtype, settings.device, **parts)
+    return pipe, load_refiner(settings.refiner, model, pipe, weights="random") if settings.refiner else None

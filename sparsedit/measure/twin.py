@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sparsedit.errors import ModelError
 from sparsedit.measure.affine import Affine
 from sparsedit.measure.macs import count_macs
+from sparsedit.models.silence import silence
 from sparsedit.sparse import ActivationCache, SitePyramid, record, sparse
 from sparsedit.sparse.sites import Size
 from sparsedit.stages import Stages
@@ -80,42 +81,57 @@ class ThinCosts:
         return [sites.level(size).count for size in self.maps or ()]
 
 
+class Shapes:
+    """A pipeline's models on the meta device, and what is known of their dense calls, at every size that was asked."""
+
+    def __init__(self, stages: Stages) -> None:
+        self.texts = _text_calls(stages)
+        self.vae = None if stages.vae is None else _twin_of(stages.vae)
+        self.unet = _twin_of(stages.unet)
+        self.nets = [_twin_of(net) for net in _control_nets(stages)]
+        self.dense_costs: dict[tuple[str, tuple[int, int, int]], Cost] = {}
+
+
 class Twin:
     """Counts the calls of one pipeline for pictures of one size; dense counts are made once.
 
     Stages: "text_encoder" and "text_encoder_2" (one prompt) and "text" for all there are, "encoder" and "decoder" (one
     picture), "unet" and, where the pipeline has any, "controlnet", "controlnet_2", ... (one call for `batch` latents).
+    Twins of other sizes may share their `shapes`.
     """
 
-    def __init__(self, stages: Stages, height: int, width: int, batch: int) -> None:
+    def __init__(self, stages: Stages, height: int, width: int, batch: int, shapes: Shapes | None = None) -> None:
+        self.shapes = shapes = shapes or Shapes(stages)
+        self.size = (height, width, batch)
         latent_size = stages.latent_size(height, width)
         conditions = unet_conditions(stages, batch)
-        self.calls: dict[str, Call] = _text_calls(stages)
-        if stages.vae is not None:
-            vae = _twin_of(stages.vae)
-            self.calls["encoder"] = (vae.encoder, (_empty(1, 3, height, width),), {})
-        self.calls["unet"] = (_twin_of(stages.unet), (_empty(batch, stages.channels, *latent_size), 1), conditions)
-        if stages.vae is not None:
-            self.calls["decoder"] = (vae.decoder, (_empty(1, stages.vae.config.latent_channels, *latent_size),), {})
-        for number, net in enumerate(_control_nets(stages), 1):
+        self.calls: dict[str, Call] = dict(shapes.texts)
+        if shapes.vae is not None:
+            self.calls["encoder"] = (shapes.vae.encoder, (_empty(1, 3, height, width),), {})
+        self.calls["unet"] = (shapes.unet, (_empty(batch, stages.channels, *latent_size), 1), conditions)
+        if shapes.vae is not None:
+            latents = _empty(1, shapes.vae.config.latent_channels, *latent_size)
+            self.calls["decoder"] = (shapes.vae.decoder, (latents,), {})
+        for number, net in enumerate(shapes.nets, 1):
             picture = _empty(batch, net.config.conditioning_channels, height, width)
             shared = {name: value for name, value in conditions.items() if name != "timestep_cond"}
             self.calls["controlnet" if number == 1 else f"controlnet_{number}"] = (
-                _twin_of(net),
+                net,
                 (_empty(batch, net.config.in_channels, *latent_size), 1),
                 shared | {"controlnet_cond": picture},
             )
         self.caches: dict[str, ActivationCache] = {}
-        self.dense_costs: dict[str, Cost] = {}
         self.thin_costs: dict[tuple[str, bool], ThinCosts] = {}
 
     def dense(self, stage: str) -> Cost:
         """One dense call of `stage`; for "text" one of every text encoder."""
         if stage == "text":
             return sum((self.dense(name) for name in self.calls if name.startswith("text_encoder")), Cost())
-        if stage not in self.dense_costs:
-            self.dense_costs[stage] = _count(*self._call(stage))
-        return self.dense_costs[stage]
+        # Texts are as long whatever the picture's size.
+        key = (stage, (0, 0, 1) if stage in self.shapes.texts else self.size)
+        if key not in self.shapes.dense_costs:
+            self.shapes.dense_costs[key] = _count(*self._call(stage))
+        return self.shapes.dense_costs[key]
 
     def thin(self, stage: str, sites: SitePyramid, *, new_prompt: bool = False) -> Cost:
         """One thin call of `stage` on these sites; texts have none.
@@ -198,7 +214,7 @@ def _control_nets(stages: Stages) -> list[Any]:
 
 
 def _twin_of(model: Any) -> Any:
-    with META:
+    with META, silence():  # models keep what they never read, and are told so
         return type(model).from_config(model.config)
 
 

@@ -18,7 +18,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 
 from sparsedit.errors import ModelError
-from sparsedit.metrics.protocol import NETWORKS
+from sparsedit.metrics.protocol import NETWORKS, Protocol
 
 FOLDER_VARIABLE = "SPARSEDIT_BACKBONES"
 
@@ -114,6 +114,12 @@ BACKBONES: dict[str, Backbone] = {backbone.name: backbone for backbone in _ALL}
 def lpips_backbone(net: str) -> str:
     """The name of the backbone under LPIPS on `net`."""
     return "lpips" if net == "squeeze" else f"lpips-{net}"
+
+
+def backbones_of(protocol: Protocol) -> dict[str, str]:
+    """The backbone under each learned metric that the protocol scores."""
+    names = {"lpips": lpips_backbone(protocol.lpips), "clip": protocol.clip, "structure": protocol.structure}
+    return {metric: name for metric, name in names.items() if name}
 
 
 def find(name: str, folder: Path | None = None) -> Path | None:

@@ -18,12 +18,18 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Case:
-    """One case: its values, null where there is none, and why; `reason` where it could not be compared at all."""
+    """One case: its values, null where there is none, and why; `reason` where it could not be compared at all.
+
+    `equal` names the PSNRs that are null since the pixels they look at are equal, `way` what the case is one of several
+    of, of the same edit.
+    """
 
     name: str
     values: Mapping[str, float | None] = field(default_factory=dict)
     edit_type: str | None = None
+    way: str | None = None
     identical: bool = False
+    equal: tuple[str, ...] = ()
     missing: Mapping[str, str] = field(default_factory=dict)
     reason: str | None = None
     entry: Mapping[str, Any] = field(default_factory=dict)
@@ -31,7 +37,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Group:
-    """The means of some cases; `left_out` counts, for each column, those without a value that are not identical."""
+    """The means of some cases; `left_out` counts, for each column, those without a value that are not equal."""
 
     name: str
     count: int
@@ -56,11 +62,17 @@ class Comparison:
         return tuple(case for case in self.cases if case.reason)
 
     def groups(self) -> tuple[Group, ...]:
-        """All cases, then those of each type where there are several types."""
-        types = list(dict.fromkeys(case.edit_type for case in self.cases if case.edit_type))
+        """All cases, then those of each way where there are several, else those of each type where there are several.
+
+        Types are not told apart among several ways, whose means would say more about the ways.
+        """
+        ways = [case.way for case in self.cases]
+        kinds = ways if len({*ways} - {None}) > 1 else [case.edit_type for case in self.cases]
         named = [(ALL, self.cases)]
-        if len(types) > 1:
-            named += [(kind, tuple(case for case in self.cases if case.edit_type == kind)) for kind in types]
+        if len({*kinds} - {None}) > 1:
+            each = dict.fromkeys(kind for kind in kinds if kind)
+            pairs = list(zip(self.cases, kinds, strict=True))
+            named += [(kind, tuple(case for case, own in pairs if own == kind)) for kind in each]
         return tuple(self._group(name, cases) for name, cases in named)
 
     def document(self) -> dict[str, Any]:
@@ -112,7 +124,7 @@ def judge(comparison: Comparison, thresholds: Iterable[Threshold]) -> None:
         if mean is not None:
             if threshold.failed_by(mean.mean):
                 faults.append(f"{threshold}: it is {mean.mean:.6g}")
-        elif threshold.name.endswith("psnr") and everything.identical == everything.count > 0:
+        elif everything.count and all(threshold.name in case.equal for case in comparison.cases if not case.reason):
             if threshold.failed_by(float("inf")):
                 faults.append(f"{threshold}: the pictures are identical")
         else:
@@ -122,7 +134,7 @@ def judge(comparison: Comparison, thresholds: Iterable[Threshold]) -> None:
 
 
 def _unexplained(column: str, cases: Sequence[Case]) -> int:
-    return sum(case.values.get(column) is None and not (column.endswith("psnr") and case.identical) for case in cases)
+    return sum(case.values.get(column) is None and column not in case.equal for case in cases)
 
 
 def _case_entry(case: Case) -> dict[str, Any]:
@@ -133,6 +145,7 @@ def _case_entry(case: Case) -> dict[str, Any]:
         "reason": case.reason,
         **case.values,
         "identical": case.identical,
+        "equal": list(case.equal),
         "missing": dict(case.missing),
         **case.entry,
     }

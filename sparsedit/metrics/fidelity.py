@@ -17,9 +17,15 @@ from sparsedit.metrics.pixels import SSIM_WINDOW, Mask, Pixels, psnr_of, ssim_ma
 
 
 def fidelity(
-    sparse: Image.Image, dense: Image.Image, regions: dict[str, Mask], lpips: Lpips | None = None
+    sparse: Image.Image,
+    dense: Image.Image,
+    regions: dict[str, Mask],
+    lpips: Lpips | None = None,
+    *,
+    whole: bool = True,
 ) -> dict[str, dict[str, Any]]:
-    """Scores of `sparse` against `dense` inside each named region (a mask [H, W]) and over the whole picture.
+    """Scores of `sparse` against `dense` inside each named region (a mask [H, W]) and, with `whole`, over the whole
+    picture; without it, small regions cost SSIM little.
 
     What cannot be scored is None: everything of an empty region, LPIPS without its network.
     """
@@ -28,7 +34,10 @@ def fidelity(
     squares = (a - b) ** 2
     similarity = None
     if min(shape) >= SSIM_WINDOW:
-        similarity = ssim_map(a, b) if squares.any() else np.ones(shape)
+        similarity = np.ones(shape)
+        if squares.any():
+            box = (slice(None), slice(None)) if whole else _around(list(regions.values()))
+            similarity[box] = ssim_map(a[box], b[box])
     distance = whole_distance = None
     if lpips is not None and min(shape) >= MIN_SIDE:
         tensors = to_tensor(sparse), to_tensor(dense)
@@ -36,9 +45,20 @@ def fidelity(
     scores = {
         name: _scores(squares[mask], _mean(similarity, mask), _mean(distance, mask)) for name, mask in regions.items()
     }
-    everywhere = np.ones(shape, dtype=bool)
-    scores["whole"] = _scores(squares, _mean(similarity, everywhere), whole_distance)
+    if whole:
+        everywhere = np.ones(shape, dtype=bool)
+        scores["whole"] = _scores(squares, _mean(similarity, everywhere), whole_distance)
     return scores
+
+
+def _around(regions: list[Mask]) -> tuple[slice, slice]:
+    """Rows and columns of all regions and of what SSIM's window sees around them, never less than the window."""
+    edited = np.logical_or.reduce(regions)
+    if not edited.any():
+        return slice(0, SSIM_WINDOW), slice(0, SSIM_WINDOW)
+    found = (np.flatnonzero(edited.any(axis=axis)) for axis in (1, 0))
+    rows, columns = (slice(max(int(at[0]) - SSIM_WINDOW, 0), int(at[-1]) + 1 + SSIM_WINDOW) for at in found)
+    return rows, columns
 
 
 def _scores(squares: Pixels, similarity: float | None, distance: float | None) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class Protocol:
     them. `border`: outermost pixels of the mask that are set before anything is scored. `lpips`: the network under
     LPIPS. `clip`: the weights of the CLIP score, `clip_edited` whether it is taken of result * mask too.
     `structure`: the weights of the structure distance, `structure_range` the largest value of the pixels that reach
-    ImageNet's normalisation there.
+    ImageNet's normalisation there, `structure_antialias` whether pictures are smoothed when they are made smaller.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Protocol:
     clip_edited: bool = False
     structure: str | None = None
     structure_range: int = 1
+    structure_antialias: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -61,6 +62,8 @@ class Protocol:
         return self if net == self.lpips else dataclasses.replace(self, name=f"{self.name}+lpips-{net}", lpips=net)
 
 
+_CLIP_SCALE = "100 times the cosine, at least 0"
+_KEYS = "MSE of the cosine self-similarity of the keys of DINO ViT-B/8, layer 11, all tokens"
 _FULL = ("ssim", "psnr", "mse", "lpips", "clip", "structure")
 
 WHOLE_V1 = Protocol(
@@ -72,7 +75,12 @@ WHOLE_V1 = Protocol(
     size=512,
     clip="clip-b16",
     structure="dino",
-    notes=("LPIPS sees pixels in [-1, 1]; the CLIP score is 100 times the cosine, at least 0",),
+    structure_antialias=True,
+    notes=(
+        "brackets are stripped from prompts; the reference leaves them in",
+        f"the CLIP score is {_CLIP_SCALE}",
+        f"structure: {_KEYS}; shorter side 224, bilinear",
+    ),
 )
 PNP_V1 = Protocol(
     name="pnp-v1",
@@ -87,9 +95,9 @@ PNP_V1 = Protocol(
     structure_range=255,
     notes=(
         "brackets are stripped from prompts; both CLIP scores take the full target prompt",
-        "LPIPS sees masked * 2 - 1, so what is masked is -1; the CLIP score is 100 times the cosine, at least 0",
-        "structure: MSE of the cosine self-similarity of the keys of DINO ViT-B/8, layer 11, all tokens; shorter side"
-        " 224, bilinear without antialiasing; ImageNet's normalisation meets pixels of 0 to 255, as in the reference",
+        f"LPIPS sees masked * 2 - 1, so what is masked is -1; the CLIP score is {_CLIP_SCALE}",
+        f"structure: {_KEYS}; shorter side 224, bilinear; ImageNet's normalisation meets pixels of 0 to 255, as in the"
+        " reference, which resized without antialiasing",
         "a mask that covers everything leaves no background: its values are null, left out of means, and counted",
     ),
 )
@@ -101,7 +109,7 @@ SPARSE_VS_DENSE = Protocol(
     metrics=("psnr", "ssim", "lpips", "mse", "seam"),
     notes=(
         "SSIM and LPIPS of a region are means of their maps, which are computed on the whole pictures",
-        "seam: how visible the mask's border is in the result, seam_reference in the first picture",
+        "a region that a mask leaves empty has no values: null, left out of means, and counted",
     ),
 )
 
@@ -135,16 +143,25 @@ def explain(protocol: Protocol) -> str:
         "regions": "the pixels inside the mask, outside it, and all",
     }
     size = f"LANCZOS to {protocol.size} x {protocol.size}" if protocol.size else "as they are; they must be of one size"
+    window = "mean of its map, mirrored at the borders" if protocol.scored == "regions" else "mean where it fits"
+    smoothing = "with" if protocol.structure_antialias else "without"
     lines = [
         ("protocol", f"{protocol.name}: {protocol.title}"),
         ("source", protocol.source),
         ("pictures", f"{size}; values /255, data range {protocol.data_range:g}"),
         ("ssim, psnr, mse, lpips", scored[protocol.scored]),
-        ("ssim", "Gaussian window of sigma 1.5, 11 px, population covariance; mean over the places where it fits"),
+        ("ssim", f"Gaussian window of sigma 1.5, 11 px, population covariance; {window}"),
         ("lpips", f"v0.1 on {protocol.lpips}, pixels in [-1, 1]"),
         ("mask", f"outermost {protocol.border} px set" if protocol.border else "as given"),
         ("clip", _named(protocol.clip, ", whole and picture * mask" if protocol.clip_edited else ", whole")),
-        ("structure", _named(protocol.structure, f", pixels of 0 to {protocol.structure_range}")),
+        (
+            "structure",
+            _named(protocol.structure, f", pixels of 0 to {protocol.structure_range}, {smoothing} antialiasing"),
+        ),
+        (
+            "seam",
+            "mean excess, over the steps beside it, of the steps between neighbours that the mask's border separates",
+        ),
         ("identical pictures", "psnr null, identical true"),
         ("no value", "null with a reason in `missing`, never NaN"),
         *(("note", note) for note in protocol.notes),

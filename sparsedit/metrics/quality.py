@@ -24,6 +24,10 @@ class Judge:
         """Scores by `sparse-vs-dense`, of each region and of the whole picture."""
         return fidelity(sparse, dense, regions, self.scorer.lpips)
 
+    def truth(self, edit: Image.Image, truth: Image.Image, mask: Mask) -> dict[str, Any]:
+        """Scores by `sparse-vs-dense` inside the mask, of an edit against what it should have made."""
+        return fidelity(edit, truth, {"inside": mask}, self.scorer.lpips, whole=False)
+
     def quality(self, original: Image.Image, edit: Image.Image, mask: Mask, prompt: str) -> Scores:
         """The edit by `pnp-v1`, `mask` being what was edited."""
         return self.scorer.score(Pair(original, edit, mask, prompt))

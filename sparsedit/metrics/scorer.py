@@ -6,7 +6,7 @@ prompts; no models that make them and no runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from sparsedit.errors import InputError
-from sparsedit.metrics.backbones import find, lpips_backbone, why_missing
+from sparsedit.metrics.backbones import backbones_of, find, why_missing
 from sparsedit.metrics.clip import Clip
 from sparsedit.metrics.fidelity import fidelity
 from sparsedit.metrics.perceptual import MIN_SIDE, Lpips
@@ -48,12 +48,17 @@ class Pair:
 
 @dataclass(frozen=True)
 class Scores:
-    """The values of one pair under `protocol`; None where there is none, with the reason in `missing`."""
+    """The values of one pair under `protocol`; None where there is none, with the reason in `missing`.
+
+    `identical` says that the two are equal wherever the protocol looks, `equal` names the PSNRs that are null since the
+    pixels they look at are.
+    """
 
     protocol: str
     values: dict[str, float | None]
     identical: bool
     missing: dict[str, str]
+    equal: tuple[str, ...] = ()
 
     def entry(self) -> dict[str, Any]:
         """The scores as one flat object, as a record's `quality`."""
@@ -81,17 +86,15 @@ class Scorer:
         self.missing: dict[str, str] = {}
         self._places: dict[str, Path] = {}
         self._loaded: dict[str, Any] = {}
-        wanted = {"lpips": lpips_backbone(protocol.lpips), "clip": protocol.clip, "structure": protocol.structure}
-        for metric, backbone in wanted.items():
-            if backbone is None or metric not in self.metrics:
+        for metric, backbone in backbones_of(protocol).items():
+            if metric not in self.metrics:
                 continue
             place = find(backbone, backbones)
             if place is None:
                 self.missing[metric] = why_missing(backbone)
             else:
                 self._places[metric] = place
-        if protocol.clip_edited and "clip" in self.missing:
-            self.missing["clip_edited"] = self.missing["clip"]
+        self.missing = {column: why for name, why in self.missing.items() for column in self._columns_of(name)}
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -99,10 +102,15 @@ class Scorer:
         if self.protocol.scored == "regions":
             plain = [name for name in self.metrics if name != "seam"]
             names = [f"{region}_{name}" for region in REGIONS for name in plain]
-            return (*names, *(("seam", "seam_reference") if "seam" in self.metrics else ()))
-        with_more = {"clip": ("clip", "clip_edited")} if self.protocol.clip_edited else {}
-        with_more["seam"] = ("seam", "seam_reference")
-        return tuple(name for metric in self.metrics for name in with_more.get(metric, (metric,)))
+            return (*names, *(self._columns_of("seam") if "seam" in self.metrics else ()))
+        return tuple(column for metric in self.metrics for column in self._columns_of(metric))
+
+    def _columns_of(self, metric: str) -> tuple[str, ...]:
+        if metric == "seam":
+            return ("seam", "seam_reference")
+        if self.protocol.scored == "regions":
+            return tuple(f"{region}_{metric}" for region in REGIONS)
+        return ("clip", "clip_edited") if metric == "clip" and self.protocol.clip_edited else (metric,)
 
     def check(self, pair: Pair) -> None:
         """Raise InputError for pictures or a mask of sizes that the protocol cannot compare."""
@@ -159,11 +167,17 @@ class Scorer:
         if "structure" in self.metrics:
             self._score_structure(rows, pairs)
         for row, why, pair in zip(rows, missing, pairs, strict=True):
-            yield Scores(self.protocol.name, {name: row.get(name) for name in self.columns}, pair.identical, why)
+            yield self._scores(row, pair, why)
+
+    def _scores(self, row: dict[str, float | None], pair: _Prepared, missing: dict[str, str]) -> Scores:
+        values = {name: row.get(name) for name in self.columns}
+        psnrs = [name for name in self.columns if name.endswith("psnr") and values[name] is None]
+        equal = tuple(name for name in psnrs if name not in missing)
+        return Scores(self.protocol.name, values, pair.identical, missing, equal)
 
     def _score_pixels(self, row: dict[str, float | None], missing: dict[str, str], pair: _Prepared) -> None:
         if self.protocol.scored == "regions":
-            row |= self._regions(pair)
+            row |= self._regions(pair, missing)
         elif pair.background_fault:
             missing |= dict.fromkeys(set(self.metrics) & {"psnr", "ssim", "mse", "lpips"}, pair.background_fault)
             row |= dict.fromkeys(("psnr", "ssim", "mse"), None)
@@ -174,12 +188,16 @@ class Scorer:
         if "seam" in self.metrics:
             row |= {"seam": pair.seam(pair.result), "seam_reference": pair.seam(pair.reference)}
             if row["seam"] is None:
-                missing["seam"] = "needs a mask with a border inside the picture"
+                missing |= dict.fromkeys(("seam", "seam_reference"), "needs a mask with a border inside the picture")
 
-    def _regions(self, pair: _Prepared) -> dict[str, float | None]:
-        regions = {} if pair.mask is None else dict(zip(REGIONS, (pair.mask, ~pair.mask), strict=False))
-        scores = fidelity(pair.result, pair.reference, regions, self.lpips)
+    def _regions(self, pair: _Prepared, missing: dict[str, str]) -> dict[str, float | None]:
+        masks = {} if pair.mask is None else dict(zip(REGIONS, (pair.mask, ~pair.mask), strict=False))
+        scores = fidelity(pair.result, pair.reference, masks, self.lpips)
         names = [name for name in self.metrics if name != "seam"]
+        for region in REGIONS:
+            for name in names:
+                if why := _no_value(name, region, masks, pair):
+                    missing.setdefault(f"{region}_{name}", why)
         return {f"{region}_{name}": values[name] for region, values in scores.items() for name in names}
 
     def _score_lpips(
@@ -224,7 +242,7 @@ class Scorer:
                 torch.cat([_tensor(unit(getattr(pair, side))) * scale for pair in pairs])
                 for side in ("reference", "result")
             )
-            values = self.structure(a, b)
+            values = self.structure(a, b, antialias=self.protocol.structure_antialias)
         for row, value in zip(rows, values, strict=True):
             row["structure"] = value
 
@@ -266,6 +284,16 @@ class _Prepared:
             self.background_fault = "the mask covers everything, so there is no background"
         keep = ~self.mask[..., None]
         self.a, self.b = self.a * keep, self.b * keep
+
+
+def _no_value(metric: str, region: str, masks: Mapping[str, Mask], pair: _Prepared) -> str:
+    """Why a region of a pair has no such value, its network aside; nothing where it has, or is equal."""
+    if region != "whole" and region not in masks:
+        return "needs a mask, to tell inside from outside"
+    if region != "whole" and not masks[region].any():
+        return "the mask covers everything" if region == "outside" else "the mask is empty"
+    smallest = {"ssim": SSIM_WINDOW, "lpips": MIN_SIDE}.get(metric, 0)
+    return _FEWER_THAN.format(side=smallest) if min(pair.a.shape[:2]) < smallest else ""
 
 
 def _sized(picture: Image.Image, size: int | None) -> Image.Image:

@@ -38,8 +38,9 @@ def _cases(pairs: tuple[NamedPair, ...], scorer: Scorer) -> Iterator[Case]:
                 named.name,
                 scores.values,
                 named.edit_type,
-                scores.identical,
-                scores.missing,
+                identical=scores.identical,
+                equal=scores.equal,
+                missing=scores.missing,
                 entry={"protocol": scores.protocol},
             )
 

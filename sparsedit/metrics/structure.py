@@ -36,18 +36,18 @@ class Structure:
         self.device = device
 
     @torch.inference_mode()
-    def __call__(self, a: Tensor, b: Tensor) -> list[float]:
-        """One distance per pair; batches [B, 3, H, W], in the range that the protocol says."""
-        difference = self.self_similarity(a) - self.self_similarity(b)
+    def __call__(self, a: Tensor, b: Tensor, *, antialias: bool) -> list[float]:
+        """One distance per pair; batches [B, 3, H, W], in the range and made smaller as the protocol says."""
+        difference = self.self_similarity(a, antialias) - self.self_similarity(b, antialias)
         values: list[float] = difference.square().mean(dim=(1, 2)).tolist()
         return values
 
-    def self_similarity(self, pictures: Tensor) -> Tensor:
+    def self_similarity(self, pictures: Tensor, antialias: bool) -> Tensor:
         """Cosines [B, T, T] between the keys of all tokens, the class token included."""
         kept: list[Tensor] = []
         handle = self.keys_of.register_forward_hook(lambda module, inputs, output: kept.append(output))
         try:
-            self.model(prepared(pictures.to(self.device)), interpolate_pos_encoding=True)
+            self.model(prepared(pictures.to(self.device), antialias), interpolate_pos_encoding=True)
         finally:
             handle.remove()
         keys = kept[0]  # [B, T, C], all heads side by side
@@ -55,12 +55,9 @@ class Structure:
         return keys @ keys.mT / (length @ length.mT).clamp(min=1e-8)
 
 
-def prepared(pictures: Tensor) -> Tensor:
-    """What the transformer sees: shorter side 224, the other at most 480, then ImageNet's normalisation.
-
-    The reference resized tensors when torchvision did that bilinearly without antialiasing.
-    """
-    resized = resize(pictures, [SIDE], max_size=LONGEST, antialias=False)
+def prepared(pictures: Tensor, antialias: bool) -> Tensor:
+    """What the transformer sees: shorter side 224, bilinear, the other at most 480, then ImageNet's normalisation."""
+    resized = resize(pictures, [SIDE], max_size=LONGEST, antialias=antialias)
     return normalize(resized, _MEAN, _STD)
 
 

@@ -69,15 +69,18 @@ def load_pipeline(
         pipe = _read(found, precision, given)
         _fuse(pipe, found.preset.lora if found.preset else None, lora)
         control = read_controlnet(beside, precision) if beside else None
-    if found.preset is not None and found.preset.scheduler_folder is not None:
-        pipe.register_modules(scheduler=read_scheduler(found.preset.scheduler_folder))
-    if scheduler is not None:
-        pipe.register_modules(scheduler=named_scheduler(scheduler, cast(Any, pipe).scheduler))
+    _schedule(pipe, found.preset, scheduler)
     return _placed(pipe, control, name, target, offload)
 
 
 def empty_pipeline(
-    name: str, dtype: str = "auto", device: str = "auto", *, vae: str | None = None, controlnet: str | None = None
+    name: str,
+    dtype: str = "auto",
+    device: str = "auto",
+    *,
+    vae: str | None = None,
+    controlnet: str | None = None,
+    scheduler: str | None = None,
 ) -> DiffusionPipeline:
     """The pipeline called `name` with shapes and no numbers, on the meta device, in the dtype it has on `device`.
 
@@ -87,6 +90,7 @@ def empty_pipeline(
     found = _find(name, real=False)
     precision = resolve_dtype(dtype, resolve_device(device), found.preset)
     pipe, control = _random(found, precision, torch.device("meta"), vae, controlnet)
+    _schedule(pipe, found.preset, scheduler)
     return pipe if control is None else with_controlnet(pipe, control)
 
 
@@ -189,6 +193,14 @@ def _random(
     given = {"vae": random_part(own_vae, dtype, device)} if own_vae else {}
     pipe = random_pipeline(found.index, dtype, device=device, given=given)
     return pipe, random_part(beside, dtype, device) if beside else None
+
+
+def _schedule(pipe: DiffusionPipeline, preset: Preset | None, asked: str | None) -> None:
+    """Give the pipeline the scheduler of its preset, or the one that was asked for."""
+    if preset is not None and preset.scheduler_folder is not None:
+        pipe.register_modules(scheduler=read_scheduler(preset.scheduler_folder))
+    if asked is not None:
+        pipe.register_modules(scheduler=named_scheduler(asked, cast(Any, pipe).scheduler))
 
 
 def _fuse(pipe: DiffusionPipeline, own: Part | None, asked: str | None) -> None:

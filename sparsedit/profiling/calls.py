@@ -5,6 +5,7 @@ The inputs are random numbers in the shapes a pipeline gives: what a call costs 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,18 +77,6 @@ class StageCall:
         return run
 
 
-def stage_model(stages: Stages, stage: str) -> nn.Module:
-    """The model that runs in a stage of a pipeline, as `Twin` names them."""
-    if stage in ("encoder", "decoder"):
-        model: nn.Module = getattr(stages.vae, stage)
-        return model
-    if stage == "unet":
-        return stages.unet
-    control: Any = stages.pipe.controlnet
-    nets: list[nn.Module] = list(getattr(control, "nets", [control]))
-    return nets[int(stage.removeprefix("controlnet").removeprefix("_") or 1) - 1]
-
-
 def time_call(call: StageCall, sites: SitePyramid, sampling: Sampling, on_round: OnRound) -> dict[str, Any]:
     """Interleaved samples of the dense and the thin call, with the peak of either and what a step remembers.
 
@@ -108,14 +97,16 @@ def time_call(call: StageCall, sites: SitePyramid, sampling: Sampling, on_round:
     return timed | {"record_s": record_s, "cache_bytes": call.cache.step(0).nbytes}
 
 
-def time_text(stages: Stages, sampling: Sampling, on_round: OnRound) -> list[float]:
-    """Seconds of encoding one prompt with all text encoders; it has no thin call."""
+def time_text(pipelines: Sequence[Stages], sampling: Sampling, on_round: OnRound) -> list[float]:
+    """Seconds of encoding one prompt with all text encoders of all pipelines; it has no thin call."""
 
     def encode(clock: Clock) -> None:
-        stages.forget_texts()
+        for stages in pipelines:
+            stages.forget_texts()
         with torch.inference_mode(), clock.stage(CALL):
-            stages.text([""], "", Schedule(1, 1.0, 0.0))
+            for stages in pipelines:
+                stages.text([""], "", Schedule(1, 1.0, 0.0))
 
     runs = {"text": encode}
-    clocks = interleave(runs, stages.device, samples=sampling.samples, warmup=sampling.warmup, on_round=on_round)
+    clocks = interleave(runs, pipelines[0].device, samples=sampling.samples, warmup=sampling.warmup, on_round=on_round)
     return clocks["text"].samples[CALL]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,12 +46,14 @@ class StageCount:
     """One call of a stage, dense and thin (texts have no thin one), and what one step of its recording holds.
 
     `first` is the first thin call of an edit, where that is another: one that projects a new prompt to keys and values.
+    `prompt` is all that encoding one prompt takes in an edit: its negative too, with every pipeline's encoders.
     """
 
     dtype: torch.dtype
     dense: Counted
     thin: Counted | None = None
     first: Counted | None = None
+    prompt: Counted | None = None
     cache_bytes: int | None = None
 
     @classmethod
@@ -61,18 +64,21 @@ class StageCount:
             dtype,
             count_dense(twin, stage, dtype),
             count_thin(twin, stage, sites, dtype),
-            count_thin(twin, stage, sites, dtype, new_prompt=True) if projects else None,
-            round(twin.recorded(stage).step(0).nbytes * _scale(twin.calls[stage][0], dtype)),
+            first=count_thin(twin, stage, sites, dtype, new_prompt=True) if projects else None,
+            cache_bytes=round(twin.recorded(stage).step(0).nbytes * _scale(twin.calls[stage][0], dtype)),
         )
 
     @classmethod
-    def of_text(cls, twin: Twin, dtype: torch.dtype) -> StageCount:
-        """One prompt through every text encoder."""
-        texts = (name for name in twin.calls if name.startswith("text_encoder"))
-        return cls(dtype, sum((count_dense(twin, name, dtype) for name in texts), Counted()))
+    def of_text(cls, texts: Sequence[tuple[Twin, int]], dtype: torch.dtype) -> StageCount:
+        """One text through every text encoder of some pipelines; a prompt is so many texts to each."""
+        counted = [(_count_encoders(twin, dtype), times) for twin, times in texts]
+        one = sum((each for each, _ in counted), Counted())
+        return cls(dtype, one, prompt=sum((each * times for each, times in counted), Counted()))
 
     def together(self, calls: int, *, thin: bool) -> Counted:
         """So many calls in one edit."""
+        if self.prompt is not None:
+            return self.prompt if calls else Counted()
         if not thin or self.thin is None:
             return self.dense * calls
         if self.first and calls:
@@ -89,6 +95,12 @@ class StageCount:
 def count_dense(twin: Twin, stage: str, dtype: torch.dtype) -> Counted:
     """One dense call of a model that is in `dtype`."""
     return _count(twin.calls[stage], None, dtype)
+
+
+def _count_encoders(twin: Twin, dtype: torch.dtype) -> Counted:
+    """One text through every text encoder of a pipeline."""
+    names = (name for name in twin.calls if name.startswith("text_encoder"))
+    return sum((count_dense(twin, name, dtype) for name in names), Counted())
 
 
 def count_thin(twin: Twin, stage: str, sites: SitePyramid, dtype: torch.dtype, *, new_prompt: bool = False) -> Counted:
@@ -111,12 +123,6 @@ def _count(call: Call, cache: ActivationCache | None, dtype: torch.dtype) -> Cou
 def _scale(model: nn.Module, dtype: torch.dtype) -> float:
     """Bytes of a number in `dtype` over those of one on the twin."""
     return dtype.itemsize / next(model.parameters()).element_size()
-
-
-def stages_of(twin: Twin) -> list[str]:
-    """Every stage that a pipeline has, its text encoders as one."""
-    texts = [name for name in twin.calls if name.startswith("text_encoder")]
-    return [*(["text"] if texts else []), *(name for name in twin.calls if name not in texts)]
 
 
 def sites_of(plan: Plan, stage: str) -> SitePyramid:

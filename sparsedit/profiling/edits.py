@@ -12,8 +12,9 @@ from sparsedit.measure.memory import peak_during
 from sparsedit.measure.rounds import OnRound, interleave
 from sparsedit.plan import Edit, Request
 from sparsedit.profiling.calls import Sampling
+from sparsedit.profiling.models import REFINER, TEXT, pipelines_of
 from sparsedit.results import Result
-from sparsedit.stages import Stages
+from sparsedit.tasks.refine import parts
 
 TOTAL = "total"
 """Everything between the call of an edit and its result; a little more than its stages together."""
@@ -39,10 +40,11 @@ class EditRuns:
 
     def thin(self, clock: Clock) -> None:
         """A warm edit. Its prompt is encoded where it is not the original's, which recording has left encoded."""
-        stages, request = self.editor.stages, self.request
-        stages.forget_texts()
-        with torch.inference_mode():
-            stages.text([request.prompt], request.negative, request.schedule)
+        request = self.request
+        for stages in pipelines_of(self.editor):
+            stages.forget_texts()
+            with torch.inference_mode():
+                stages.text([request.prompt], request.negative, request.schedule)
         with clock.stage(TOTAL):
             result = self.editor.edit(self.edit.edited, mask=self.edit.mask, prompt=self.edit.prompt)
         self._add("sparse", clock, result)
@@ -60,8 +62,7 @@ def time_edit(runs: EditRuns, sampling: Sampling, on_round: OnRound) -> dict[str
     "calls" says how often either calls the model of each stage. The passes that show the peaks are the first warm-up
     round.
     """
-    stages, request = runs.editor.stages, runs.request
-    device = stages.device
+    request, device = runs.request, runs.editor.stages.device
     peaks = {"dense_peak_bytes": peak_during(lambda: runs.dense(Clock(device)), device)}
     recorded = runs.editor.record_request(request)
     peaks["sparse_peak_bytes"] = peak_during(lambda: runs.thin(Clock(device)), device)
@@ -73,12 +74,12 @@ def time_edit(runs: EditRuns, sampling: Sampling, on_round: OnRound) -> dict[str
         on_round=on_round,
     )
     times = {stage: len(cache) for stage, cache in recorded.caches.items()}
-    times["text"] = stages.texts_per_prompt(request.negative, request.schedule)
     times["controlnet"] = 1  # every call of it is a sample
+    texts = _texts(runs.editor, request)
     return {
         "seconds": {kind: dict(clock.samples) for kind, clock in clocks.items()},
         "calls": {
-            kind: {stage: entered * times[stage] for stage, entered in by_stage.items()}
+            kind: {stage: texts if stage == TEXT else entered * times[stage] for stage, entered in by_stage.items()}
             for kind, by_stage in runs.entered.items()
         },
         "record_s": recorded.clock.total,
@@ -86,19 +87,23 @@ def time_edit(runs: EditRuns, sampling: Sampling, on_round: OnRound) -> dict[str
     }
 
 
-def expected_calls(stages: Stages, request: Request, edit: Edit) -> dict[str, dict[str, int]]:
+def expected_calls(editor: SparseEditor, request: Request, edit: Edit) -> dict[str, dict[str, int]]:
     """What `time_edit` would say of "calls", for an edit that is counted and not run."""
-    texts = stages.texts_per_prompt(request.negative, request.schedule)
+    stages, schedule, texts = editor.stages, request.schedule, {TEXT: _texts(editor, request)}
     # An inpainting model is shown the picture without its hole, too.
-    encodings = 2 if stages.channels > 4 else 1
-    calls = stages.calls(request.schedule)
-    models = {"encoder": encodings, "unet": calls, "decoder": 1}
+    models = {"encoder": 2 if stages.channels > 4 else 1, "decoder": 1}
+    if editor.refiner is not None and request.refine_from is not None:
+        schedule, second = parts(stages, editor.refiner, request.refine_from, schedule)
+        models[REFINER] = editor.refiner.calls(second)
+    models["unet"] = stages.calls(schedule)
     if stages.controlnet is not None:
-        models["controlnet"] = calls
-    return {
-        "dense": {"text": texts} | models,
-        "sparse": ({"text": texts} if has_new_prompt(request, edit) else {}) | models,
-    }
+        models["controlnet"] = models["unet"]
+    return {"dense": texts | models, "sparse": (texts if has_new_prompt(request, edit) else {}) | models}
+
+
+def _texts(editor: SparseEditor, request: Request) -> int:
+    """How many texts a prompt is to the pipelines together."""
+    return sum(each.texts_per_prompt(request.negative, request.schedule) for each in pipelines_of(editor))
 
 
 def has_new_prompt(request: Request, edit: Edit) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from sparsedit.editor import BREAK_EVEN, SparseEditor
+from sparsedit.engines.editors import request_of
 from sparsedit.errors import InputError, SettingsError
 from sparsedit.measure.ceilings import ceilings
 from sparsedit.measure.rounds import OnRound
@@ -25,9 +26,10 @@ from sparsedit.measure.twin import Twin
 from sparsedit.measure.warnings import busy, doubts
 from sparsedit.models.placement import DTYPES
 from sparsedit.plan import Plan, Request, plan_edit
-from sparsedit.profiling.calls import Sampling, StageCall, stage_model, time_call, time_text
-from sparsedit.profiling.counts import StageCount, sites_of, stages_of
+from sparsedit.profiling.calls import Sampling, StageCall, time_call, time_text
+from sparsedit.profiling.counts import StageCount, sites_of
 from sparsedit.profiling.edits import TOTAL, EditRuns, expected_calls, has_new_prompt, time_edit
+from sparsedit.profiling.models import REFINER, Models
 from sparsedit.profiling.subjects import Subject
 from sparsedit.settings import MaskPolicy, Settings
 
@@ -40,9 +42,10 @@ Tell = Callable[[str], None]
 class Profiler:
     """Profiles edits with one pipeline, which may be on the meta device when nothing is timed.
 
-    `stages` are the ones to profile, None for all; with all of them the whole edit is profiled too. `batch` is that of
-    a UNet call, None for what guidance makes of one picture. `sampling` None counts and times nothing. `load` is the
-    machine's load before this program did anything, None where that is not known.
+    A `refiner`, a pipeline of its own on the same device, finishes what the first one begins. `stages` are the ones to
+    profile, None for all; with all of them the whole edit is profiled too. `batch` is that of a UNet call, None for
+    what guidance makes of one picture. `sampling` None counts and times nothing. `load` is the machine's load before
+    this program did anything, None where that is not known.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Profiler:
         pipe: DiffusionPipeline,
         model: str,
         *,
+        refiner: DiffusionPipeline | None = None,
         stages: Sequence[str] | None = None,
         batch: int | None = None,
         sampling: Sampling | None = None,
@@ -59,6 +63,7 @@ class Profiler:
     ) -> None:
         self.pipe = pipe
         self.model = model
+        self.refiner = refiner
         self.wanted = stages
         self.batch = batch
         self.sampling = sampling
@@ -66,25 +71,23 @@ class Profiler:
         self.refresh = refresh_ceilings
         self.tell = tell
         self.editors: dict[tuple[MaskPolicy, str], SparseEditor] = {}
-        self.twins: dict[tuple[int, int, int], Twin] = {}
+        self.twins: dict[tuple[object, ...], Twin] = {}
         self.ceilings: dict[str, dict[str, Any]] = {}
 
     def profile(self, subject: Subject) -> dict[str, Any]:
         """The record of one edit. Raises InputError for an edit that changes nothing or does not fit the model."""
         editor = self._editor(subject.settings)
-        request = _request(editor, subject)
+        request = request_of(editor, subject.settings, subject.original, subject.prompt, subject.seed)
         plan = plan_edit(request, subject.edit, editor.policy)
         if plan.sites.empty:
             raise InputError(f"{subject.case}/{subject.variant} changes nothing, so there is nothing to profile")
-        guided = 2 if editor.stages.guided(request.schedule) else 1
-        batch = self.batch or guided
-        twin = self._twin(editor, plan, batch)
-        record = self._head(subject, editor, plan, batch)
-        counts = self._count(editor, plan, twin, new_prompt=has_new_prompt(request, subject.edit))
-        calls = {stage: self._call(editor, plan, twin, stage, count) for stage, count in counts.items()}
+        models = Models(editor, request, self.batch, self.twins)
+        record = self._head(subject, editor, plan, self.batch or models.guided_batch)
+        counts = self._count(models, plan, new_prompt=has_new_prompt(request, subject.edit))
+        calls = {stage: self._call(editor, plan, models, stage, count) for stage, count in counts.items()}
         record["calls"] = calls
         record["edit"] = None
-        if list(calls) == stages_of(twin) and batch == guided:
+        if set(calls) == set(models.stages) and record["batch"] == models.guided_batch:
             record["edit"] = self._edit(editor, request, subject, counts)
         record["ceilings"], said = self._ceilings(calls)
         record["warnings"] = [*self._doubts(record), *said, *_uncounted(calls), *_too_large(record["sites"])]
@@ -95,7 +98,8 @@ class Profiler:
         key = (settings.mask_policy(), settings.norm)
         if key not in self.editors:
             policy, norm = key
-            self.editors[key] = SparseEditor(self.pipe, policy=policy, norm=norm, break_even=1.0)
+            options: dict[str, Any] = {"policy": policy, "norm": norm, "refiner": self.refiner}
+            self.editors[key] = SparseEditor(self.pipe, break_even=1.0, **options)
         return self.editors[key]
 
     def _head(self, subject: Subject, editor: SparseEditor, plan: Plan, batch: int) -> dict[str, Any]:
@@ -106,6 +110,7 @@ class Profiler:
             "case": subject.case,
             "variant": subject.variant,
             "model": self.model,
+            "refiner": settings.refiner,
             "task": settings.task,
             "policy": settings.policy,
             "norm": settings.norm,
@@ -123,31 +128,33 @@ class Profiler:
             "sampling": None if self.sampling is None else dataclasses.asdict(self.sampling),
         }
 
-    def _count(self, editor: SparseEditor, plan: Plan, twin: Twin, *, new_prompt: bool) -> dict[str, StageCount]:
+    def _count(self, models: Models, plan: Plan, *, new_prompt: bool) -> dict[str, StageCount]:
         """What one call of every wanted stage counts."""
-        counts = {}
-        have = stages_of(twin)
+        counts: dict[str, StageCount] = {}
+        have = models.stages
         if missing := [stage for stage in self.wanted or () if stage not in have]:
-            raise SettingsError(f"model {self.model} has no stage {missing[0]!r}; it has {', '.join(have)}")
+            name = f"; name one with --{missing[0]}" if missing[0] in (REFINER, "controlnet") else ""
+            raise SettingsError(f"model {self.model} has no stage {missing[0]!r}; it has {', '.join(have)}{name}")
         for stage in self.wanted or have:
             self.tell(f"counting {stage}")
-            if stage == "text":
-                counts[stage] = StageCount.of_text(twin, editor.stages.pipe.dtype)
+            one = have[stage]
+            if one is None:
+                counts[stage] = StageCount.of_text(models.texts(), models.pipelines[0].pipe.dtype)
             else:
-                dtype = next(stage_model(editor.stages, stage).parameters()).dtype
-                counts[stage] = StageCount.of(twin, stage, sites_of(plan, stage), dtype, new_prompt=new_prompt)
+                dtype = next(one.model.parameters()).dtype
+                counts[stage] = StageCount.of(one.twin, one.name, sites_of(plan, stage), dtype, new_prompt=new_prompt)
         return counts
 
-    def _call(self, editor: SparseEditor, plan: Plan, twin: Twin, stage: str, count: StageCount) -> dict[str, Any]:
+    def _call(self, editor: SparseEditor, plan: Plan, models: Models, stage: str, count: StageCount) -> dict[str, Any]:
         """One call of a stage as the record has it, timed where that is wanted."""
-        entry = count.entry()
+        entry, one = count.entry(), models.stages[stage]
         if self.sampling is None:
             return entry
-        if stage == "text":
-            entry["dense"]["seconds"] = time_text(editor.stages, self.sampling, self._round("one prompt"))
+        if one is None:
+            entry["dense"]["seconds"] = time_text(models.pipelines, self.sampling, self._round("one prompt"))
             return entry
-        _, args, kwargs = twin.calls[stage]
-        call = StageCall(stage_model(editor.stages, stage), args, kwargs, editor.packed)
+        _, args, kwargs = one.twin.calls[one.name]
+        call = StageCall(one.model, args, kwargs, editor.packed)
         timed = time_call(call, sites_of(plan, stage), self.sampling, self._round(f"one call of the {stage}"))
         return entry | timed | {kind: entry[kind] | timed[kind] for kind in KINDS}
 
@@ -156,7 +163,7 @@ class Profiler:
     ) -> dict[str, Any]:
         """The whole edit: what its calls count together, and its seconds where they are taken."""
         if self.sampling is None:
-            timed: dict[str, Any] = {"calls": expected_calls(editor.stages, request, subject.edit)}
+            timed: dict[str, Any] = {"calls": expected_calls(editor, request, subject.edit)}
         else:
             runs = EditRuns(editor, request, subject.edit)
             timed = time_edit(runs, self.sampling, self._round("the whole edit"))
@@ -170,13 +177,6 @@ class Profiler:
                 stages[stage][kind] = together.entry() | {"calls": calls, "seconds": seconds[kind].get(stage, [])}
         total = {f"{kind}_s": seconds[kind].get(TOTAL, []) for kind in KINDS} | {"record_s": timed.get("record_s")}
         return {"stages": stages, "total": total, "memory": timed.get("memory")}
-
-    def _twin(self, editor: SparseEditor, plan: Plan, batch: int) -> Twin:
-        height, width = plan.sites.size
-        key = (height, width, batch)
-        if key not in self.twins:
-            self.twins[key] = Twin(editor.stages, height, width, batch)
-        return self.twins[key]
 
     def _ceilings(self, calls: Mapping[str, Any]) -> tuple[dict[str, Any] | None, list[str]]:
         """The ceilings in every dtype that a stage ran in, and what there is to say about them."""
@@ -206,21 +206,6 @@ class Profiler:
 
     def _round(self, what: str) -> OnRound:
         return lambda number, total: self.tell(f"timing {what}, round {number} of {total}")
-
-
-def _request(editor: SparseEditor, subject: Subject) -> Request:
-    settings = subject.settings
-    return editor.request(
-        subject.original,
-        prompt=subject.prompt,
-        negative_prompt=settings.negative_prompt,
-        task=settings.task,
-        steps=settings.steps or 0,
-        strength=settings.strength or 0.0,
-        guidance=settings.guidance or 0.0,
-        seed=subject.seed,
-        control_scale=settings.control_scale,
-    )
 
 
 def _uncounted(calls: Mapping[str, Any]) -> list[str]:

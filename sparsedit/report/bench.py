@@ -162,11 +162,12 @@ def _by_key(records: Sequence[Record]) -> dict[Key, list[Record]]:
 
 
 def _case(record: Record) -> Case:
+    scores = record.get("fidelity") or {}
     return Case(
         name=f"{record['case']}/{record['variant']}",
         values=values(record) if record["status"] == "ok" else {},
         edit_type=record.get("edit_type"),
-        identical=bool(((record.get("fidelity") or {}).get("inside") or {}).get("identical")),
+        equal=tuple(f"{region}_psnr" for region in ("inside", "whole") if (scores.get(region) or {}).get("identical")),
         reason=None if record["status"] == "ok" else str(record["reason"]),
         entry={"way": record["way"], "touched": _touched(record)},
     )

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from sparsedit.records import Record
 from sparsedit.report.bench import values
-from sparsedit.report.plots import COLOURS, INK, Plot, svg
+from sparsedit.report.plots import COLOURS, INK, Plot, log_axis, svg
 from sparsedit.report.text import printable
 
 _AXES = {
@@ -55,12 +55,9 @@ def _scatter(title: str, points: Points, across: str) -> Plot | None:
                 axes.scatter(x, y, s=14, color=colour, alpha=0.6, linewidths=0)
                 mean = statistics.fmean(x), statistics.fmean(y)
                 axes.scatter(*mean, s=70, color=colour, edgecolors=INK, linewidths=1.2, label=way)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "25" else "")
+        log_axis(axes)
         axes.set_xlabel(_AXES[across])
         axes.set_ylabel(_AXES["inside_psnr"])
-        axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
 
     return Plot(title, svg(title, draw))
 
@@ -82,7 +79,6 @@ def _by_type(title: str, points: Points, types: Mapping[str, Sequence[str]], nam
         axes.set_yticks([row + 0.4 - height / 2 for row in range(len(kinds))], kinds)
         axes.invert_yaxis()
         axes.set_xlabel(_AXES[name])
-        axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
 
     return Plot(title, svg(title, draw))
 

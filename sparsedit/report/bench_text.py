@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Group as Stack
 from rich.console import RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from sparsedit.metrics.comparison import ALL, Comparison
@@ -14,7 +15,7 @@ from sparsedit.metrics.interval import Mean
 from sparsedit.published import PublishedRow
 from sparsedit.report.bench import FACTS, Line, Tables
 from sparsedit.report.numbers import NONE, figure
-from sparsedit.report.table import WIDE, cells, grid
+from sparsedit.report.table import blocks, cells, grid, lines_of
 from sparsedit.report.text import Cell, markdown_text, printable, to_csv, to_latex, to_markdown
 from sparsedit.suites.edit import DERIVED
 
@@ -29,7 +30,7 @@ PUBLISHED = ("published by", "model", "case", "protocol", "on", "figures")
 DIFFERENCES = ("way", "edits", "value", "difference", "n")
 
 _TERMINAL = ("inside_psnr", "whole_psnr", "macs_ratio", "speedup", "first_speedup", "truth_psnr")
-"""What a terminal has room for, without intervals unless it is wide."""
+"""What a terminal has room for."""
 EXPLAINED = (
     "in: the edited pixels, all: the whole picture, both against the dense edit; truth: what the edit should have "
     "made, inside its mask; bg: against the original outside the mask, protocol pnp-v1; n-th edit and 1st edit: times "
@@ -41,26 +42,41 @@ Rows = list[list[str]]
 
 
 def bench_view(shown: Tables, title: str, width: int) -> RenderableType:
-    """The tables for a terminal of `width` columns: the values that matter most, of all edits and then each type."""
-    columns = [column for column in shown.columns if column in _TERMINAL]
+    """The tables for a terminal of `width` columns: the values that matter most, of all edits and then each type.
+
+    Their intervals stand below them where there is room; values that do not fit go into further tables.
+    """
     parts: list[RenderableType] = [Text(printable(title), style="bold")]
-    short = ("way", "edits", "dense", *(LABELS[column] for column in columns))
-    table = grid((name, "right" if place else "left") for place, name in enumerate(short))
-    for group in shown.groups:
-        table.add_row(*cells([_said(group)]), style="bold")
-        for line in shown.lines:
-            if line.group == group:
-                table.add_row(*cells(_short(line, columns, intervals=width >= WIDE)))
-        table.add_section()
-    parts += [table, Text()]
-    for heading, headings, rows in _further(shown):
+    columns = [column for column in shown.columns if column in _TERMINAL]
+    headings = ["edits", "ran\ndense", *(LABELS[column].replace(" ", "\n", 1) for column in columns)]
+    names = ["way", *map(_said, shown.groups), *map(_named, shown.lines)]
+    for intervals in (True, False):
+        values = [_short(line, columns, intervals=intervals) for line in shown.lines]
+        tables = blocks(names, [[heading, *own] for heading, *own in zip(headings, *values, strict=True)], width)
+        if len(tables) == 1:
+            break
+    for block in tables:
+        parts += [_block(shown, headings, values, block), Text()]
+    for heading, titles, rows in _further(shown):
         parts.append(Text(heading, style="bold"))
-        further = grid((name, "left") for name in headings)
+        further = grid((name, "left") for name in titles)
         for row in rows:
             further.add_row(*cells(row))
         parts += [further, Text()]
     parts += [Text(printable(note), style="yellow") for note in shown.notes]
     return Stack(*parts, Text(EXPLAINED, style="dim"))
+
+
+def _block(shown: Tables, headings: Sequence[str], values: Sequence[Sequence[str]], block: range) -> Table:
+    """The table of some columns: a line for each way, group by group."""
+    table = grid([("way", "left"), *((headings[place], "right") for place in block)])
+    for group in shown.groups:
+        table.add_row(*cells([_said(group)]), style="bold")
+        for line, own in zip(shown.lines, values, strict=True):
+            if line.group == group:
+                table.add_row(*cells([_named(line)]), *(lines_of(own[place]) for place in block))
+        table.add_section()
+    return table
 
 
 def bench_markdown(shown: Tables, title: str) -> str:
@@ -115,12 +131,18 @@ def _said(group: str) -> str:
     return "all edits" if group == ALL else group
 
 
+def _named(line: Line) -> str:
+    return line.name + ("" if line.track == DERIVED else f" ({line.track.removeprefix('mask-')})")
+
+
 def _short(line: Line, columns: Sequence[str], *, intervals: bool) -> list[str]:
-    track = "" if line.track == DERIVED else f" ({line.track.removeprefix('mask-')})"
     counts = str(line.count) + (f" of {line.count + line.failed}" if line.failed else "")
     known = (line.means[column] for column in columns)
-    values = [interval(mean, line.count) if intervals else figure(mean.mean if mean else None) for mean in known]
-    return [line.name + track, counts, str(line.dense), *values]
+    values = [
+        interval(mean, line.count).replace(" ", "\n", 1) if intervals else figure(mean.mean if mean else None)
+        for mean in known
+    ]
+    return [counts, str(line.dense), *values]
 
 
 def _headings(columns: Sequence[str]) -> list[str]:

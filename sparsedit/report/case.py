@@ -11,9 +11,6 @@ from sparsedit.report.numbers import figure, percent, times
 from sparsedit.report.summary import Row, stage_seconds
 
 SCORES = ("PSNR", "SSIM", "LPIPS", "CLIP", "structure")
-TEXT_COLUMNS = (0, 1, 3)
-"""The columns of the table that are sorted as words."""
-
 _IDENTICAL = 1e9  # of a PSNR that would be infinite: above every other
 
 

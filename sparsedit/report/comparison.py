@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich.console import Group as Lines
 from rich.console import RenderableType
@@ -11,32 +11,39 @@ from rich.text import Text
 from sparsedit.metrics.comparison import Case, Comparison, Group
 from sparsedit.metrics.interval import Mean
 from sparsedit.report.numbers import NONE
-from sparsedit.report.table import cells, grid
+from sparsedit.report.table import blocks, cells, grid
 from sparsedit.report.text import Cell, markdown_text, printable, to_csv, to_latex, to_markdown
 
-# A column of figures takes this many characters of a terminal, names the rest.
-_COLUMN, _NAMES = 10, 22
 _SHOWN_NAMES = 10
 
 
 def comparison_view(comparison: Comparison, width: int) -> RenderableType:
     """Everything of a comparison for a terminal of `width` columns; columns that do not fit go into further tables."""
-    at_once = max((width - _NAMES) // _COLUMN, 1)
     parts: list[RenderableType] = [Text(printable(comparison.what), style="bold")]
-    for start in range(0, len(comparison.columns), at_once):
-        columns = comparison.columns[start : start + at_once]
-        table = grid([("case", "left"), *((column.replace("_", "\n"), "right") for column in columns)])
-        for case in comparison.cases:
-            table.add_row(*cells([case.name, *_case_cells(case, columns)]), style="red" if case.reason else "")
-        table.add_section()
-        for group in comparison.groups() if len(comparison.cases) > 1 else ():
-            table.add_row(*cells([_group_name(group), *_group_cells(group, columns)]), style="bold")
-            bounds = [_bounds(group.means[column]) for column in columns]
-            for label, side in (("  95 % from", 0), ("  to", 1)) if any(map(any, bounds)) else ():
-                table.add_row(*cells([label, *(bound[side] for bound in bounds)]), style="dim")
+    headings = [column.replace("_", "\n", 1) for column in comparison.columns]
+    lines = list(_lines(comparison))
+    values = zip(headings, *(values for _, values, _ in lines), strict=True)
+    for block in blocks(["case", *(name for name, _, _ in lines)], list(values), width):
+        table = grid([("case", "left"), *((headings[place], "right") for place in block)])
+        for place, (name, own, style) in enumerate(lines):
+            if place == len(comparison.cases):
+                table.add_section()
+            table.add_row(*cells([name, *(own[column] for column in block)]), style=style)
         parts += [table, Text()]
     parts += [Text(printable(note), style="yellow") for note in notes(comparison)]
     return Lines(*parts)
+
+
+def _lines(comparison: Comparison) -> Iterator[tuple[str, list[str], str]]:
+    """The lines of the table: a name, its values, and a style."""
+    columns = comparison.columns
+    for case in comparison.cases:
+        yield printable(case.name), _case_cells(case, columns), "red" if case.reason else ""
+    for group in comparison.groups() if len(comparison.cases) > 1 else ():
+        yield _group_name(group), _group_cells(group, columns), "bold"
+        bounds = [_bounds(group.means[column]) for column in columns]
+        for label, side in (("  95 % from", 0), ("  to", 1)) if any(map(any, bounds)) else ():
+            yield label, [bound[side] for bound in bounds], "dim"
 
 
 def comparison_csv(comparison: Comparison) -> str:
@@ -60,24 +67,38 @@ def comparison_latex(comparison: Comparison) -> str:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What a reader must know beside the numbers."""
-    said = [f"{name}: {reason}" for name, reason in comparison.missing.items()]
+    """What a reader must know beside the numbers; what is said of several values or cases is said once."""
+    said = [f"{', '.join(names)}: {why}" for why, names in _by_reason(comparison.missing.items()).items()]
     everything = comparison.groups()[0]
+    own = [(case.name, case.reason) for case in comparison.cases if case.reason]
     for case in comparison.cases:
-        own = {name: why for name, why in case.missing.items() if name not in comparison.missing}
-        said += [
-            f"{case.name}: {why}" for why in dict.fromkeys(([case.reason] if case.reason else []) + [*own.values()])
-        ]
+        reasons = {name: why for name, why in case.missing.items() if name not in comparison.missing}
+        own += [(case.name, f"{', '.join(names)}: {why}") for why, names in _by_reason(reasons.items()).items()]
+    said += [f"{_some(names)}: {why}" for why, names in _by_reason(own).items()]
     if left_out := {column: count for column, count in everything.left_out.items() if 0 < count < everything.count}:
         counts = ", ".join(f"{column} {count}" for column, count in left_out.items())
         said.append(f"left out of the mean, for want of a value: {counts}")
     if everything.identical and len(comparison.cases) > 1:
         said.append(f"identical, so without a PSNR: {everything.identical} of {everything.count}")
-    for side, names in (("A", comparison.only_a), ("B", comparison.only_b)):
-        if names:
-            more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
-            said.append(f"only in {side}: {', '.join(names[:_SHOWN_NAMES])}{more}")
+    said += [f"only in {side}: {_some(names)}" for side, names in _strangers(comparison) if names]
     return said
+
+
+def _strangers(comparison: Comparison) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    return ("A", comparison.only_a), ("B", comparison.only_b)
+
+
+def _by_reason(reasons: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Who has which reason: reason -> names."""
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons:
+        names.setdefault(reason, []).append(name)
+    return names
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+    return ", ".join(names[:_SHOWN_NAMES]) + more
 
 
 def _rows(comparison: Comparison) -> list[list[str]]:
@@ -100,7 +121,7 @@ def _group_name(group: Group) -> str:
 def _case_cells(case: Case, columns: tuple[str, ...]) -> list[str]:
     if case.reason:
         return ["failed", *[NONE] * (len(columns) - 1)]
-    return [_score(case.values.get(column), equal=case.identical and column.endswith("psnr")) for column in columns]
+    return [_score(case.values.get(column), equal=column in case.equal) for column in columns]
 
 
 def _group_cells(group: Group, columns: tuple[str, ...]) -> list[str]:

@@ -42,10 +42,28 @@ function sortCases(header) {
   });
 }
 
-Object.values(controls).forEach((control) => control?.addEventListener("input", filterCases));
+Object.values(controls).forEach((control) => control.addEventListener("input", filterCases));
 document.querySelectorAll(".edits th button").forEach((button) => {
   button.addEventListener("click", () => sortCases(button.parentElement));
 });
+
+// A link leads to its edit, also to one that the filter hides.
+addEventListener("hashchange", () => {
+  const target = byId(decodeURIComponent(location.hash.slice(1)));
+  if (!target) return;
+  if (target.hidden) {
+    Object.values(controls).forEach((control) => (control.value = ""));
+    filterCases();
+  }
+  goTo(target);
+});
+
+// What is out of view has a guessed height, so the page moves while its neighbours are drawn: look again after that.
+function goTo(article) {
+  const look = () => article.scrollIntoView({ block: "start" });
+  look();
+  requestAnimationFrame(() => requestAnimationFrame(look));
+}
 
 // Before and after: two of an edit's pictures on top of each other, made when the edit comes into view.
 
@@ -148,6 +166,7 @@ zoom.box.addEventListener("pointermove", (event) => {
   drawZoom();
 });
 byId("close").addEventListener("click", () => zoom.box.close());
+zoom.box.addEventListener("click", (event) => inZoom[event.target.dataset.key]?.());
 
 // Keys: j and k walk through the edits, / goes to the filter; in the zoom the arrows change the picture, + - 0 its size.
 
@@ -163,8 +182,9 @@ function walk(by) {
   const shown = [...document.querySelectorAll("article")].filter((article) => !article.hidden);
   const current = shown.indexOf(document.activeElement.closest("article"));
   const next = shown[Math.min(Math.max(current + by, 0), shown.length - 1)];
-  next?.focus({ preventScroll: true });
-  next?.scrollIntoView({ block: "start" });
+  if (!next) return;
+  next.focus({ preventScroll: true });
+  goTo(next);
 }
 
 document.addEventListener("keydown", (event) => {

@@ -20,11 +20,11 @@ from markupsafe import Markup
 from sparsedit import __version__
 from sparsedit.files import file_fault, write_atomic
 from sparsedit.records import Record
-from sparsedit.report.case import SCORES, TEXT_COLUMNS, Edit, Picture
+from sparsedit.report.case import SCORES, Edit, Picture
 from sparsedit.report.numbers import figure, percent, times
 from sparsedit.report.plots import plots
 from sparsedit.report.summary import Row, Summary, summarise
-from sparsedit.report.text import HEADINGS, STAGE_HEADINGS, printable, row_cells, stage_cells
+from sparsedit.report.text import HEADINGS, STAGE_HEADINGS, TEXT_COLUMNS, printable, row_cells, stage_cells
 
 PICTURES = {
     "original": "original",

@@ -7,6 +7,7 @@ point leads to its edit.
 from __future__ import annotations
 
 import io
+import math
 import re
 import statistics
 import warnings
@@ -19,7 +20,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sparsedit.report.numbers import times
+from sparsedit.report.numbers import figure
 from sparsedit.report.summary import Row
 from sparsedit.report.text import printable
 
@@ -29,12 +30,13 @@ COLOURS = ("#0b8a76", "#d1662b", "#7a5bc7", "#c2467e", "#3f7fc4", "#8f8b24", "#a
 INK = "#010203"
 """Stands for the page's own."""
 
-_SIZE = (4.6, 2.9)
+_WIDTH, _HEIGHT, _LEGEND_LINE = 5.2, 3.1, 0.2
+"""In inches of 72 points, a point being a pixel or a little more on the page."""
 _LONGEST_KIND = 28
 _STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
-    "font.size": 9,
+    "font.size": 10.5,
     "text.parse_math": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -84,7 +86,8 @@ def plots(rows: Sequence[Row]) -> list[Plot]:
     made = [
         _scatter("Fidelity against speed-up", points, colours, _SPEEDUP, _PSNR),
         _scatter("Speed-up against size of the edit", points, colours, _EDITED, _SPEEDUP),
-        _by_type(points, colours),
+        _by_type("Fidelity by type of edit", points, colours, _PSNR),
+        _by_type("Speed-up by type of edit", points, colours, _SPEEDUP),
     ]
     return [plot for plot in made if plot]
 
@@ -104,46 +107,55 @@ def _scatter(title: str, points: Sequence[_Point], colours: dict[str, str], x: _
         axes.set_xlabel(x.label)
         axes.set_ylabel(y.label)
         if x.logarithmic:
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        if len(colours) > 1:
-            axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+            log_axis(axes)
 
     return Plot(title, svg(title, draw))
 
 
-def _by_type(points: Sequence[_Point], colours: dict[str, str]) -> Plot | None:
-    """A bar for each type: the mean speed-up of its edits."""
-    speeds = {
-        kind: [speed for point in points if point.kind == kind and (speed := point.row.speedup)] for kind in colours
+def _by_type(title: str, points: Sequence[_Point], colours: dict[str, str], of: _Axis) -> Plot | None:
+    """A bar for each type: the mean of its edits that have the value."""
+    known = {
+        kind: [value for point in points if point.kind == kind and (value := of.of(point.row))] for kind in colours
     }
-    means = {kind: statistics.fmean(known) for kind, known in speeds.items() if known}
+    means = {kind: statistics.fmean(own) for kind, own in known.items() if own}
     if len(means) < 2:
         return None
 
     def draw(axes: Axes) -> None:
         kinds = list(means)[::-1]
         bars = axes.barh(kinds, [means[kind] for kind in kinds], color=[colours[kind] for kind in kinds], height=0.6)
-        axes.bar_label(bars, [times(means[kind]) for kind in kinds], padding=3, color=INK, fontsize=8)
+        axes.bar_label(bars, [figure(means[kind]) for kind in kinds], padding=3, color=INK)
         axes.margins(x=0.15)
-        axes.set_xlabel(f"mean {_SPEEDUP.label}")
+        axes.set_xlabel(f"mean {of.label}")
 
-    title = "Speed-up by type of edit"
     return Plot(title, svg(title, draw))
 
 
+def log_axis(axes: Axes) -> None:
+    """Make the axis across logarithmic, with plain numbers at 1, 2 and 5."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:g}".lstrip("0.")[:1] in ("2", "5") else "")
+
+
 def svg(title: str, draw: Callable[[Axes], None]) -> Markup:
-    """What `draw` puts on axes, as part of a page; `title` is its name, of our own making."""
+    """What `draw` puts on axes, as part of a page, over a legend where it names several things.
+
+    `title` is its name, of our own making.
+    """
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": title}), warnings.catch_warnings():
         # A browser has the letters that matplotlib's own font lacks.
         warnings.filterwarnings("ignore", message="Glyph")
-        figure = Figure(figsize=_SIZE, layout="constrained")
-        axes = figure.add_subplot()
+        drawing = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+        axes = drawing.add_subplot()
         draw(axes)
         axes.grid(color=INK, alpha=0.12)
         axes.set_axisbelow(True)
+        if (named := len(axes.get_legend_handles_labels()[1])) > 1:
+            drawing.set_figheight(_HEIGHT + _LEGEND_LINE * math.ceil(named / 2))
+            drawing.legend(frameon=False, fontsize=9.5, loc="outside lower center", ncols=2)
         stream = io.StringIO()
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+        drawing.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     return _inline(stream.getvalue().replace(INK, "currentColor"), title)
 
 

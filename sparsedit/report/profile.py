@@ -85,7 +85,8 @@ def title(profile: Profile) -> str:
     """What was profiled: case, model, task, policy, size, batch, and how much the edit changes."""
     width, height = profile["size"]
     edited, sites = percent(profile["edit_ratio"]), percent(profile["sites"])
-    named = (f"{profile['case']}/{profile['variant']}", *(profile[key] for key in ("model", "task", "policy")))
+    model = " + ".join(filter(None, (profile["model"], profile.get("refiner"))))
+    named = (f"{profile['case']}/{profile['variant']}", model, profile["task"], profile["policy"])
     return " · ".join(
         [*named, f"{width}x{height}", f"batch {profile['batch']}", f"{edited} of the pixels, {sites} of the latents"]
     )

@@ -55,7 +55,7 @@ def profile_markdown(profiles: Sequence[Profile], environment: Mapping[str, Any]
 
 
 def profile_view(profiles: Sequence[Profile], environment: Mapping[str, Any], width: int) -> RenderableType:
-    """Everything for a terminal of `width` columns; from 80 on nothing is folded."""
+    """Everything for a terminal of `width` columns; from 80 on nothing is folded. Empty columns are left out."""
     parts: list[RenderableType] = []
     for profile in profiles:
         rows = profile_rows(profile)
@@ -99,6 +99,8 @@ def memory_cells(row: ProfileRow) -> list[str]:
 
 def _cost_table(rows: Sequence[ProfileRow], width: int) -> Table:
     groups: Groups = [(index,) for index in range(len(HEADINGS))] if width >= WIDE else _STACKED
+    said = {index for row in rows for index, value in enumerate(row_cells(row)) if value != NONE}
+    groups = [kept for group in groups if (kept := [index for index in group if index in said])]
     headings = ("\n".join(HEADINGS[index] for index in group) for group in groups)
     table = grid((heading, "right" if column else "left") for column, heading in enumerate(headings))
     _fill(table, rows, [_stacks(row, groups) for row in rows])
@@ -106,9 +108,11 @@ def _cost_table(rows: Sequence[ProfileRow], width: int) -> Table:
 
 
 def _memory_table(rows: Sequence[ProfileRow]) -> Table:
-    table = grid((heading, "right" if column else "left") for column, heading in enumerate(MEMORY_HEADINGS))
     shown = [row for row in rows if row.part == "call" or row.stage == "total"]
-    _fill(table, shown, [cells(memory_cells(row)) for row in shown])
+    lines = [memory_cells(row) for row in shown]
+    said = [index for index in range(len(MEMORY_HEADINGS)) if any(line[index] != NONE for line in lines)]
+    table = grid((MEMORY_HEADINGS[index], "right" if index else "left") for index in said)
+    _fill(table, shown, [cells([line[index] for index in said]) for line in lines])
     return table
 
 
@@ -136,8 +140,8 @@ def _stacks(row: ProfileRow, groups: Groups) -> list[Text]:
 
 def _flat(profile: Profile, row: ProfileRow) -> dict[str, Cell]:
     width, height = profile["size"]
-    kept = ("case", "variant", "model", "task", "policy", "batch", "device", "edit_ratio", "sites")
-    flat: dict[str, Cell] = {key: profile[key] for key in kept}
+    kept = ("case", "variant", "model", "refiner", "task", "policy", "batch", "device", "edit_ratio", "sites")
+    flat: dict[str, Cell] = {key: profile.get(key) for key in kept}
     flat |= {"width": width, "height": height, "part": row.part, "stage": row.stage, "calls": row.calls}
     for kind, side in (("dense", row.dense), ("sparse", row.sparse)):
         counted = {key: getattr(side, key) for key in ("macs", "attention_macs", "least_bytes", "peak_bytes", "share")}

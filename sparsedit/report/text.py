@@ -22,6 +22,8 @@ HEADINGS = (
     "case/variant", "edit type", "edited", "way", "UNet GMACs", "ratio", "seconds",
     "n-th edit", "1st edit", "PSNR in", "PSNR all",
 )  # fmt: skip
+TEXT_COLUMNS = (0, 1, 3)
+"""Those of words, which are sorted as such."""
 STAGE_HEADINGS = ("stage", "median seconds", "speed-up", "fewer MACs")
 
 # Spreadsheets take a cell for a formula by its first character, the wide forms of East Asian keyboards included.

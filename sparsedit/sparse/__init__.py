@@ -12,7 +12,8 @@ Knows torch and the leaves of diffusers' blocks; knows no pipeline, no scheduler
 from sparsedit.sparse.cache import ActivationCache
 from sparsedit.sparse.graphs import ThinGraphs
 from sparsedit.sparse.interpolation import InterpolatedCache
-from sparsedit.sparse.moving import Motion, MovedCache
+from sparsedit.sparse.mending import mending
+from sparsedit.sparse.moving import Motion, MovedCache, SettlingCache
 from sparsedit.sparse.packing import PackedWeights
 from sparsedit.sparse.sites import SitePyramid, dilate
 from sparsedit.sparse.swap import alongside, record, renewing, sparse
@@ -23,10 +24,12 @@ __all__ = [
     "Motion",
     "MovedCache",
     "PackedWeights",
+    "SettlingCache",
     "SitePyramid",
     "ThinGraphs",
     "alongside",
     "dilate",
+    "mending",
     "record",
     "renewing",
     "sparse",

@@ -175,6 +175,20 @@ class LaterSteps:
         return self.cache.step(self.first + number)
 
 
+@dataclass(frozen=True)
+class StepsBetween(LaterSteps):
+    """`count` steps of a recording from the first on, to be written to as well."""
+
+    cache: ActivationCache
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def home(self, number: int) -> Step | None:
+        return self.cache.home(self.first + number)
+
+
 class ActivationCache:
     """Remembered activations of one original over one schedule, filled by `record` and read by `sparse`."""
 

@@ -1,7 +1,7 @@
 """Activations of a canvas that moves: every remembered row goes where its pixel goes.
 
-A pan hands rows out as they were recorded, bit for bit, those of the nearest site where sites come to lie between
-others; when the canvas turns, rows are interpolated between the four around (measured: benchmarks/NOTES.md). What was
+A pan hands rows out as they were recorded, bit for bit, all of a map shifted by as many whole sites as come nearest;
+when the canvas turns, rows are interpolated between the four around (measured: benchmarks/NOTES.md). What was
 beyond the canvas is filled with the nearest row; those sites are for the edit to compute. Statistics of whole maps and
 prompts do not move.
 """
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsedit.sparse.cache import Memory, Remembered, Step, TextMemory
+from sparsedit.sparse.cache import ActivationCache, Memory, Remembered, Step, TextMemory
 from sparsedit.sparse.sites import Indices, Size
 
 _WHOLE = 1e-6
@@ -31,22 +31,30 @@ class Motion:
 
     `matrix` and `offset` lead from a point (y, x) of the moved canvas to where it was: matrix @ point + offset, in
     pixels of the canvas of `size` (height, width), measured from its upper left corner. Between sites values are
-    interpolated, or with `nearest` taken from one.
+    interpolated, or with `nearest` taken from one. `since` are the offsets of the pans before this one, taken together:
+    maps that were shifted by whole sites then are shifted so that the whole way comes nearest, not each part of it.
     """
 
     def __init__(
-        self, size: Size, matrix: Sequence[Sequence[float]], offset: Sequence[float], *, nearest: bool = False
+        self,
+        size: Size,
+        matrix: Sequence[Sequence[float]],
+        offset: Sequence[float],
+        *,
+        nearest: bool = False,
+        since: Sequence[float] = (0, 0),
     ) -> None:
         self.size = size
         self.nearest = nearest
+        self.since = np.array(since, dtype=np.float64)
         self.matrix = np.array(matrix, dtype=np.float64)
         self.offset = np.array(offset, dtype=np.float64)
         self._taps: dict[tuple[Size, bool, torch.device], Taps] = {}
 
     @classmethod
-    def pan(cls, size: Size, right: float, down: float) -> Motion:
-        """All moves by that many pixels."""
-        return cls(size, [[1, 0], [0, 1]], [-down, -right], nearest=True)
+    def pan(cls, size: Size, right: float, down: float, *, since: tuple[float, float] = (0, 0)) -> Motion:
+        """All moves by that many pixels, after it moved by `since` (right, down) already."""
+        return cls(size, [[1, 0], [0, 1]], [-down, -right], nearest=True, since=[-since[1], -since[0]])
 
     @classmethod
     def turn(cls, size: Size, angle: float) -> Motion:
@@ -102,6 +110,9 @@ class Motion:
         return was[0] / scale[0] - 0.5, was[1] / scale[1] - 0.5
 
     def _find(self, size: Size, nearest: bool) -> Taps:
+        if self.nearest and (self.matrix == np.eye(2)).all():
+            y, x = np.indices(size).reshape(2, -1) + self._shift(size)[:, None]
+            return torch.from_numpy(_flat(y, x, size)[None]), None
         y, x = (axis.ravel() for axis in self.positions(size))
         if nearest or self.nearest or self.exact(size):
             return torch.from_numpy(_flat(np.rint(y), np.rint(x), size)[None]), None
@@ -111,6 +122,12 @@ class Motion:
                    (1, 0, below * (1 - beside)), (1, 1, below * beside)]  # fmt: skip
         sources = np.stack([_flat(top + down, left + right, size) for down, right, _ in corners])
         return torch.from_numpy(sources), torch.from_numpy(np.stack([weight for *_, weight in corners]))
+
+    def _shift(self, size: Size) -> np.ndarray:
+        """By how many sites (y, x) of a map of that size a pan looks beside a site: as whole numbers for all alike."""
+        scale = np.array(self.size) / np.array(size)
+        whole: np.ndarray = np.floor((self.since + self.offset) / scale + 0.5) - np.floor(self.since / scale + 0.5)
+        return whole
 
 
 class MovedCache:
@@ -128,6 +145,28 @@ class MovedCache:
         step = self.cache.step(number)
         leaves: dict[str, Memory] = {run: MovedMemory(memory, self.motion) for run, memory in step.leaves.items()}
         return replace(step, leaves=leaves, outputs=[self.motion.move(output) for output in step.outputs])
+
+
+class SettlingCache(MovedCache):
+    """A moved recording that the edit made upon it is written into, once it has moved for good."""
+
+    def __init__(self, cache: ActivationCache, motion: Motion) -> None:
+        super().__init__(cache, motion)
+        self.recording = cache
+
+    def __len__(self) -> int:
+        return len(self.recording)
+
+    def settle(self) -> None:
+        """Move the recording itself, step by step; nothing is read of this view any more."""
+        with torch.inference_mode():  # in which alone what a recording holds can be written to
+            for number in range(len(self)):
+                step = self.step(number)
+                leaves = {run: Memory(memory.values, memory.size, memory.grid) for run, memory in step.leaves.items()}
+                self.recording.steps[number] = replace(step, leaves=leaves)
+
+    def home(self, number: int) -> Step | None:
+        return self.recording.home(number)
 
 
 class MovedMemory(Memory):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -127,6 +128,11 @@ class SitePyramid:
         """The sizes of the maps whose sites have been asked for, here or on another device."""
         return list(self._host)
 
+    @property
+    def windows(self) -> list[Window]:
+        """The windows whose plans have been asked for, here or on another device."""
+        return list(self._host_plans)
+
     def to(self, device: torch.device) -> SitePyramid:
         """The same pyramid with indices on `device`."""
         if device == self.device:
@@ -168,9 +174,14 @@ class SitePyramid:
             self._plans[window] = Neighbours(send(plan.gather, self.device), send(plan.halo, self.device))
         return self._plans[window]
 
+    @cached_property
+    def _active(self) -> Indices:
+        """Flat positions of the mask's active pixels."""
+        return np.flatnonzero(self.mask.numpy())
+
     def _host_level(self, size: Size) -> Sites:
         if size not in self._host:
-            mask = resize_mask(self.mask, size)
+            mask = resize_mask(self.mask, size, self._active)
             if size != self.size:
                 mask = dilate(mask, self.level_dilation)
             if self.empty:
@@ -191,8 +202,8 @@ def send(indices: Tensor, device: torch.device) -> Tensor:
     return indices.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else indices.to(device)
 
 
-def resize_mask(mask: Tensor, size: Size) -> Tensor:
-    """A bool mask [H, W] at another resolution of the same model.
+def resize_mask(mask: Tensor, size: Size, active: Indices | None = None) -> Tensor:
+    """A bool mask [H, W] at another resolution of the same model; `active` are its flat positions, where known.
 
     Coarser: a site is active when any pixel that maps to it is. Models halve odd sizes up (UNets) or down (the
     VAE's encoder); pixels past the last whole cell belong to the last one. Where rounding leaves two answers (5
@@ -203,7 +214,7 @@ def resize_mask(mask: Tensor, size: Size) -> Tensor:
     if (height, width) == size:
         return mask
     coarse = np.zeros(size, dtype=bool)
-    y, x = np.nonzero(mask.numpy())
+    y, x = np.divmod(np.flatnonzero(mask.numpy()) if active is None else active, width)
     halvings = 0
     for exponent in range(1, max(height, width).bit_length() + 1):
         step = 2**exponent

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -25,11 +25,16 @@ from sparsedit.ways import Way
 
 @dataclass(frozen=True)
 class Canvas:
-    """Latents [1, 4, h, w] of a picture, the noise over them, and noise for what comes into view."""
+    """Latents [1, 4, h, w] of a picture, the noise over them, and noise for what comes into view.
+
+    `moves` motions have led to it, which have `panned` it by so many pixels (right, down).
+    """
 
     latents: Tensor
     noise: Tensor
     fresh: Tensor
+    moves: int = 0
+    panned: tuple[int, int] = (0, 0)
 
     @classmethod
     def of(cls, stages: Stages, way: Way, picture: Tensor, seed: int) -> Canvas:
@@ -46,7 +51,14 @@ class Canvas:
         latents = encoded if cells is None else torch.where(cells, encoded, motion.move(self.latents))
         # Between its sites noise would be weaker than noise is.
         noise = torch.where(empty, self.fresh, motion.move(self.noise, nearest=True))
-        return Canvas(latents, noise, self.fresh)
+        return replace(self, latents=latents, noise=noise)
+
+    def following(self, by: tuple[int, int] | None, seed: int) -> Canvas:
+        """The canvas that the next motion starts from, once one `by` pixels or a turn has been made: with other noise
+        for what comes into view, or two strips side by side would be made from the same."""
+        moves, (right, down) = self.moves + 1, by or (0, 0)
+        fresh = draw(self.fresh, generators(1, seed + 1 + moves))
+        return replace(self, fresh=fresh, moves=moves, panned=(self.panned[0] + right, self.panned[1] + down))
 
     def trajectory(self, stages: Stages, schedule: Schedule) -> Trajectory:
         """What is known of it before every step of the schedule, and after the last."""

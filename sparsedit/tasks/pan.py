@@ -6,8 +6,8 @@ from sparsedit.errors import SettingsError
 from sparsedit.sparse import Motion
 
 
-def pan(by: tuple[int, int] | None, size: tuple[int, int]) -> Motion:
-    """What a picture of `size` (height, width) shows moves `by` pixels (right, down).
+def pan(by: tuple[int, int] | None, size: tuple[int, int], since: tuple[int, int] = (0, 0)) -> Motion:
+    """What a picture of `size` (height, width) shows moves `by` pixels (right, down), after it moved by `since`.
 
     Raises SettingsError for a pan that is missing, none, or beyond the canvas.
     """
@@ -21,4 +21,4 @@ def pan(by: tuple[int, int] | None, size: tuple[int, int]) -> Motion:
         raise SettingsError(
             f"a pan by {right},{down} leaves nothing of a picture of {width}x{height}; pan by less than its sides"
         )
-    return Motion.pan(size, right, down)
+    return Motion.pan(size, right, down, since=since)

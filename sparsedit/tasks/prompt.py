@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from sparsedit.measure.clock import Clock
 from sparsedit.plan import Plan
-from sparsedit.sparse import ActivationCache, PackedWeights, SitePyramid, sparse
-from sparsedit.sparse.cache import LaterSteps
+from sparsedit.sparse import ActivationCache, PackedWeights, SitePyramid, record, renewing, sparse
+from sparsedit.sparse.cache import LaterSteps, StepsBetween
+from sparsedit.sparse.renewal import Renewal
 from sparsedit.tasks.word_maps import WordMaps
 from sparsedit.trajectory import Trajectory
 from sparsedit.ways import Way
@@ -84,9 +85,73 @@ class Switching(Way):
         cache = LaterSteps(self.caches["unet"], step)
         self.swap.enter_context(sparse(self.unet, cache, sites["unet"], packed=self.packed))
 
-    def dense_again(self) -> None:
-        """Compute everything from the next step on."""
+    def dense_again(self, step: int) -> None:
+        """Compute everything from step number `step` on."""
         self.swap.close()
+
+
+class Keeping(Switching):
+    """The same, holding all that it makes, for `write` to make it the recording of what came of the edit.
+
+    Thin steps are those before step number `end`; `moments` as in `record`.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        caches: Mapping[str, ActivationCache],
+        packed: PackedWeights | None,
+        *,
+        end: int,
+        moments: bool,
+    ) -> None:
+        super().__init__(clock, caches, packed)
+        self.end = end
+        self.moments = moments
+        self.parts: list[tuple[str, int, ActivationCache]] = []
+        self.renewals: list[Renewal] = []
+
+    @contextmanager
+    def engaged(self, stage: str, model: nn.Module) -> Iterator[None]:
+        if stage == "unet":
+            self.unet = model
+            with self.swap:
+                if self.sites is None:
+                    self.dense_again(0)
+                else:
+                    self.thin_from(0, self.sites)
+                yield
+        elif self.sites is None:
+            self.parts.append((stage, 0, ActivationCache()))
+            with record(model, self.parts[-1][2], moments=self.moments):
+                yield
+        else:
+            with renewing(model, self.caches[stage], self.sites[stage], packed=self.packed) as renewal:
+                yield
+            self.renewals.append(renewal)
+
+    def thin_from(self, step: int, sites: Mapping[str, SitePyramid]) -> None:
+        assert self.unet is not None  # steps are made within `engaged`
+        self.sites = sites
+        self.swap.close()
+        steps = StepsBetween(self.caches["unet"], step, self.end - step)
+        renewal = self.swap.enter_context(renewing(self.unet, steps, sites["unet"], packed=self.packed))
+        self.renewals.append(renewal)
+
+    def dense_again(self, step: int) -> None:
+        assert self.unet is not None  # steps are made within `engaged`
+        self.swap.close()
+        self.parts.append(("unet", step, ActivationCache()))
+        self.swap.enter_context(record(self.unet, self.parts[-1][2], moments=self.moments))
+
+    def write(self) -> None:
+        """Make the recording that of this run. What stops it midway leaves the recording half of each."""
+        for stage, first, part in self.parts:
+            cache = self.caches[stage]
+            cache.steps[first : first + len(part)] = part.steps
+            cache.texts.adopt(part.texts)
+        for renewal in self.renewals:
+            renewal.write()
 
 
 class Guide:
@@ -137,6 +202,6 @@ class Guide:
         if self.plan is None or done > self.end:
             return latents
         if done == self.end:
-            self.way.dense_again()
+            self.way.dense_again(done)
         cells = self.plan.sites.level((latents.shape[2], latents.shape[3])).position.view(latents.shape[2:]) >= 0
         return self.trajectory.surround(step, latents, cells)
