@@ -118,3 +118,7 @@ def _report(error: Exception) -> int:
     lines = [printable(line) for line in without_secrets(sentence).splitlines()]
     print("error:", "\n".join(lines), file=sys.stderr)
     return code
+
+
+if __name__ == "__main__":
+    main()

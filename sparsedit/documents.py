@@ -119,8 +119,14 @@ for _kind, _pattern, _first in (
 ):
     _Loader.add_implicit_resolver(_TAG + _kind, re.compile(_pattern), _first)
 
+
+def _text(text: str) -> str:
+    """Text with the two halves of surrogate pairs, as JSON escapes them, put together; ValueError for one half alone."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16")
+
+
 _SCALARS: dict[str, Callable[[str], object]] = {
-    "str": str,
+    "str": _text,
     "null": lambda text: None,
     "bool": lambda text: {"true": True, "false": False}[text.lower()],
     "int": int,

@@ -162,9 +162,10 @@ class SparseEditor(DenseEditor):
         try:
             way, (generated, latents) = self._warm(recorded, plan, keep=keep)
         except DamagedError as error:
-            recorded, mended = self._mended(recorded)
+            recorded, mended, seconds = self._mended(recorded)
             way, (generated, latents) = self._warm(recorded, plan, keep=keep)
             way.notes.append(f"{error}; {mended}")
+            way.clock.add("mending", seconds)
         result = self._result(plan, base, generated, latents, "warm", reason_of(way), way.clock)
         return self._kept_in(recorded, way, result) if isinstance(way, Renewing) else result
 
@@ -189,17 +190,19 @@ class SparseEditor(DenseEditor):
         self._time_text(clock, recorded.request, plan.prompt)
         return way, self._run(way, recorded.request, [plan])
 
-    def _mended(self, recorded: Recorded) -> tuple[Recorded, str]:
-        """A recording whose damaged steps were recorded again, or all of it where they cannot be alone; and a word."""
+    def _mended(self, recorded: Recorded) -> tuple[Recorded, str, float]:
+        """A recording whose damaged steps were recorded again, or all of it where they cannot be alone; a word on it,
+        and the seconds that it took where they are not a recording's own."""
         shelf, request = recorded.shelf, recorded.request
         assert shelf is not None  # what is in memory alone is not damaged
         if not shelf.mendable:
             shelf.forget()
-            return self.record_request(request, shelf=shelf), "the original was recorded again"
+            return self.record_request(request, shelf=shelf), "the original was recorded again", 0.0
         with shelf.writing():
-            way = Mending(recorded.clock, shelf.caches, self.moments, recorded.kept)
+            way = Mending(Clock(self.stages.device), shelf.caches, self.moments, recorded.kept)
             self._run(way, request, [plan_nothing(request)])
-        return recorded, f"{way.mended} step{'s were' if way.mended > 1 else ' was'} recorded again"
+        said = f"{way.mended} step{'s were' if way.mended > 1 else ' was'} recorded again"
+        return recorded, said, way.clock.total
 
     def _kept_in(self, recorded: Recorded, way: Renewing, result: Result) -> Result:
         """Write a thin edit into the recording, which then is that of its result -> the result, and what that took.

@@ -69,8 +69,11 @@ def test_a_cache_from_its_first_use_to_its_removal(here: Path, capfd: pytest.Cap
     assert "unet-0001" in verified["faults"][0]
     assert cli.run([*EDIT, "--cache", "cache", "-o", "third"]) == 0
     [third] = read_records(here / "third" / "records.jsonl")
-    assert "recorded again" in third["reason"]
-    assert third["cache"]["source"] == "recorded"
+    assert "unet-0001" in third["reason"]
+    assert "1 step was recorded again" in third["reason"]
+    assert third["cache"]["source"] == "disk"
+    assert third["total"]["record_s"] is None
+    assert third["total"]["sparse_s"] > sum(sum(stage["sparse"]["seconds"]) for stage in third["stages"].values())
 
     assert cli.run(["cache", "rm", "cache"]) == 2
     assert cli.run(["cache", "rm", "cache", "0123456789abcdef"]) == 2

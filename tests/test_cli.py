@@ -206,6 +206,15 @@ def test_the_process_ends_with_the_exit_code(here: Path, name: str) -> None:
     assert re.search(sentence, done.stderr)
 
 
+@pytest.mark.parametrize("module", ["sparsedit", "sparsedit.cli"])
+def test_modules_are_the_command_line_too(module: str, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", module, "edit", "missing.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "missing.yaml" in done.stderr
+
+
 def test_debug_adds_the_traceback(here: Path, run: Run) -> None:
     shown = run(*EDIT, "--mask", "small-mask.png", "--debug")
     assert shown.returncode == 2

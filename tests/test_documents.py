@@ -158,3 +158,12 @@ def test_a_missing_file_a_folder_and_a_pipe(tmp_path: Path) -> None:
     for name, fault in (("none.yaml", "does not exist"), (".", "is a folder"), ("pipe.yaml", "is a pipe")):
         with pytest.raises(InputError, match=fault):
             read_document(tmp_path / name, ManifestError)
+
+
+def test_half_a_surrogate_pair_is_no_text_and_a_whole_one_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text('prompt: "\\ud800"\n', encoding="utf-8")
+    with pytest.raises(InputError, match=r"prompt \(line 1, column 9\).*\\ud800.*cannot be read as str"):
+        read_document(path, InputError)
+    path.write_text('{"prompt": "\\ud83c\\udfe0 בית"}', encoding="utf-8")
+    assert read_document(path, InputError).value == {"prompt": "\N{HOUSE BUILDING} בית"}

@@ -18,6 +18,16 @@ class Format(StrEnum):
     MD = "md"
 
 
+def words(text: str | None) -> str | None:
+    """A prompt as it was typed; BadParameter for bytes that are no UTF-8, which no text encoder takes."""
+    if text is not None and not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise typer.BadParameter("these bytes are no UTF-8; save or type the prompt in UTF-8") from None
+    return text
+
+
 _PICTURES = "The edit"
 _HOW = "How it is made"
 _MASK = "What counts as edited"
@@ -36,11 +46,18 @@ Mask = Annotated[
     typer.Option("--mask", metavar="IMG", help="What is edited, white on black (or .npy).", rich_help_panel=_PICTURES),
 ]
 Prompt = Annotated[
-    str | None, typer.Option("--prompt", metavar="T", help="What INPUT shows.", rich_help_panel=_PICTURES)
+    str | None,
+    typer.Option("--prompt", metavar="T", help="What INPUT shows.", rich_help_panel=_PICTURES, callback=words),
 ]
 EditPrompt = Annotated[
     str | None,
-    typer.Option("--edit-prompt", metavar="T", help="What the edit shows, if not the same.", rich_help_panel=_PICTURES),
+    typer.Option(
+        "--edit-prompt",
+        metavar="T",
+        help="What the edit shows, if not the same.",
+        rich_help_panel=_PICTURES,
+        callback=words,
+    ),
 ]
 Series = Annotated[
     bool,
@@ -113,7 +130,13 @@ Guidance = Annotated[
 ]
 NegativePrompt = Annotated[
     str | None,
-    typer.Option("--negative-prompt", metavar="T", help="What the edit must not show.", rich_help_panel=_HOW),
+    typer.Option(
+        "--negative-prompt",
+        metavar="T",
+        help="What the edit must not show.",
+        rich_help_panel=_HOW,
+        callback=words,
+    ),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the noise.", rich_help_panel=_HOW)]
 Way = Annotated[
