@@ -16,9 +16,9 @@ from pathlib import Path
 
 from benchmarks.machine import machine_slug
 from sparsedit.bench.sessions import describe, read_sessions
-from sparsedit.commands.report import read_environment
 from sparsedit.errors import InputError, SparseditError
 from sparsedit.files import write_atomic
+from sparsedit.record_form import read_environment
 from sparsedit.records import read_records
 from sparsedit.report.bench import tables
 from sparsedit.report.bench_text import bench_csv, bench_markdown

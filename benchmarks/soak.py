@@ -3,9 +3,10 @@
     make bench-soak                                      # 2,000 edits of a tiny model
     python -m benchmarks.soak --edits 200                # a shorter look
 
-Every edit has a mask of its own; sizes, ways and prompts take turns, and each round is a run of its own with records,
-pictures and scores. Samples are taken after every round, behind the garbage collector. Leaves a document and a plot;
-the exit code is 1 where something grew. How fast it is means nothing: the model is tiny.
+Every edit has a mask of its own; ways and prompts take turns, and each round is a run of its own with pictures of three
+sizes, several edits of each, records, scores and a page. Samples are taken after every round, behind the garbage
+collector. Leaves a document and a plot; the exit code is 1 where something grew. How fast it is says nothing: the model
+is the tests' tiny one with SDXL's layout, pictures are 96 pixels wide at most, and a schedule has two steps.
 """
 
 from __future__ import annotations
@@ -28,23 +29,22 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image, ImageDraw
 
 from benchmarks.machine import machine_slug
-from benchmarks.shrunk import save_shrunk
 from sparsedit.engines.local import run_jobs
 from sparsedit.environment import environment
 from sparsedit.errors import InputError
 from sparsedit.jobs import plan_jobs
 from sparsedit.manifest import load_manifest
-from sparsedit.models.loading import load_pipeline
-from sparsedit.models.presets import PRESETS
 from sparsedit.progress import Progress
 from sparsedit.report.page import write_page
 from sparsedit.runs import RunFolder
+from tests.pipelines import tiny_sdxl
 
 EDITS, WARM_UP, MOST = 2000, 0.2, 0.02
 SIZES = ((64, 64), (96, 64), (61, 90))
 WAYS = ("alongside", "warm", "cold")
 WORDS = ("house", "tree", "lake", "boat", "moon", "hill", "road", "bird")
-SETTINGS: dict[str, Any] = {"steps": 4, "strength": 0.8, "guidance": 3.0}
+VARIANTS = 8
+SETTINGS: dict[str, Any] = {"steps": 2, "strength": 1.0, "guidance": 3.0}
 
 
 @dataclass(frozen=True)
@@ -88,26 +88,31 @@ def flat(found: dict[str, float]) -> bool:
 
 
 def write_round(folder: Path, number: int) -> Path:
-    """A manifest with one edit of every size in one of the ways, drawn from the round's number."""
+    """A manifest with edits of a picture of every size in one of the ways, drawn from the round's number."""
     draw = random.Random(number)
     cases = []
     for width, height in SIZES:
         name = f"{width}x{height}"
-        colours = [tuple(draw.randrange(256) for _ in range(3)) for _ in range(2)]
-        picture = Image.linear_gradient("L").resize((width, height)).convert("RGB")
-        picture.paste(colours[0], (0, height // 2, width, height))
-        picture.save(folder / f"{name}.png")
-        left, top = draw.randrange(width - 12), draw.randrange(height - 12)
-        ImageDraw.Draw(picture).ellipse((left, top, left + 10, top + 10), fill=colours[1])
-        picture.save(folder / f"{name}-edited.png")
+        original = Image.linear_gradient("L").resize((width, height)).convert("RGB")
+        original.paste(_colour(draw), (0, height // 2, width, height))
+        original.save(folder / f"{name}.png")
+        variants = []
+        for edit in range(VARIANTS):
+            picture, left, top = original.copy(), draw.randrange(width - 12), draw.randrange(height - 12)
+            ImageDraw.Draw(picture).ellipse((left, top, left + 10, top + 10), fill=_colour(draw))
+            picture.save(folder / f"{name}-{edit}.png")
+            variants.append({"id": f"edit{edit}", "edited": f"{name}-{edit}.png"})
         prompt = " ".join(draw.choices(WORDS, k=3))
-        variants = [{"id": "edit", "edited": f"{name}-edited.png"}]
         cases.append({"id": name, "original": f"{name}.png", "prompt": prompt, "variants": variants})
     way = WAYS[number % len(WAYS)]
     defaults = SETTINGS | {"way": way, "seed": number} | ({"coarse": 2} if way == "cold" else {})
     manifest = folder / "manifest.yaml"
     manifest.write_text(json.dumps({"version": 1, "defaults": defaults, "cases": cases}), encoding="utf-8")
     return manifest
+
+
+def _colour(draw: random.Random) -> tuple[int, int, int]:
+    return draw.randrange(256), draw.randrange(256), draw.randrange(256)
 
 
 def soak(pipe: DiffusionPipeline, edits: int, folder: Path) -> list[Sample]:
@@ -122,7 +127,7 @@ def soak(pipe: DiffusionPipeline, edits: int, folder: Path) -> list[Sample]:
     while done < edits:
         jobs = plan_jobs(load_manifest(write_round(folder, number)), {}, {}, {})
         with RunFolder.begun(folder / "run", overwrite=True) as run:
-            watch = Progress(Console(quiet=True), len(SIZES), 1)
+            watch = Progress(Console(quiet=True), len(SIZES) * VARIANTS, 1)
             records = list(run_jobs(jobs, pipe, "tiny", run, watch, "soak"))
             write_page(run.path, records, {})
         if failed := [record["reason"] for record in records if record["status"] != "ok"]:
@@ -164,10 +169,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     facts = environment()
     output = options.output or Path(__file__).parent / "results" / machine_slug(facts)
     with tempfile.TemporaryDirectory() as place:
-        pipe = load_pipeline(str(save_shrunk(PRESETS["sdxl"], Path(place))), device="cpu")
-        samples = soak(pipe, options.edits, Path(place))
+        samples = soak(tiny_sdxl(), options.edits, Path(place))
     found = growth(samples)
     document = {"edits": options.edits, "growth": found, "flat": flat(found), "environment": facts}
+    document["round"] = {"sizes": SIZES, "variants": VARIANTS, "ways": WAYS, "settings": SETTINGS}
     output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(document | {"samples": [asdict(sample) for sample in samples]}, indent=1)
     (output / "soak.json").write_text(text + "\n", encoding="utf-8")

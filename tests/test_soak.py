@@ -41,7 +41,10 @@ def test_too_few_samples_tell_nothing() -> None:
         growth(samples(count=11))
 
 
-def test_rounds_in_every_way_run_and_are_sampled(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_rounds_in_every_way_run_and_are_sampled(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.soak.VARIANTS", 1)
     taken = soak(tiny_sdxl(), 9, tmp_path)
     assert [sample.edits for sample in taken] == [3, 6, 9]
     assert all(sample.resident > MB and sample.handles > 2 and sample.threads > 0 for sample in taken)

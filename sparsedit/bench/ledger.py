@@ -19,7 +19,8 @@ from sparsedit.bench.plan import Cell, Task
 from sparsedit.bench.shard import Shard
 from sparsedit.discretion import discreet
 from sparsedit.errors import InputError, shown
-from sparsedit.records import Record, mend_records, read_records
+from sparsedit.record_form import read_run
+from sparsedit.records import Record, mend_records
 from sparsedit.runs import RunFolder
 from sparsedit.suites.edit import Suite
 
@@ -77,7 +78,7 @@ def open_ledger(path: Path, config: Config, *, resume: bool, overwrite: bool) ->
             mended = mend_records(folder.records)
             if folder.sessions.is_file():
                 mend_records(folder.sessions)  # or what this session appends would be damage in the middle
-            ledger = Ledger(folder, tuple(read_records(folder.records)), mended)
+            ledger = Ledger(folder, tuple(read_run(folder.records)), mended)
         else:
             ledger = Ledger(RunFolder.create(path, overwrite=overwrite))
             locks.enter_context(folder.held())
@@ -92,7 +93,7 @@ def look_into(path: Path, config: Config, *, resume: bool, overwrite: bool) -> L
         folder.check_free(overwrite=overwrite)
         return Ledger(folder)
     check_same(path, config)
-    return Ledger(folder, tuple(read_records(folder.records)))
+    return Ledger(folder, tuple(read_run(folder.records)))
 
 
 def check_same(path: Path, config: Config) -> None:

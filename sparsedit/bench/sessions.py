@@ -16,7 +16,8 @@ from typing import Any
 
 from sparsedit.bench.outcome import Outcome, Seconds
 from sparsedit.bench.pool import Crew
-from sparsedit.records import SCHEMA, append_record, read_records
+from sparsedit.record_form import SessionForm, read_run
+from sparsedit.records import SCHEMA, append_record
 from sparsedit.report.numbers import duration, percent
 from sparsedit.runs import RunFolder
 
@@ -76,7 +77,8 @@ class Session:
 
 def read_sessions(folders: Iterable[RunFolder]) -> list[Entry]:
     """The sessions of several runs; one that was killed has none. Raises InputError for a damaged line."""
-    return [entry for folder in folders if folder.sessions.is_file() for entry in read_records(folder.sessions)]
+    files = [folder.sessions for folder in folders if folder.sessions.is_file()]
+    return [entry for file in files for entry in read_run(file, SessionForm)]
 
 
 def bookkeeping(sessions: Sequence[Entry]) -> float | None:

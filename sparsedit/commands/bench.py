@@ -164,12 +164,12 @@ def bench(
     from sparsedit.bench.limits import load_limits
     from sparsedit.commands.bench_work import plan_bench
     from sparsedit.commands.output import stderr
-    from sparsedit.records import read_records
+    from sparsedit.record_form import read_run
     from sparsedit.runs import RunFolder
 
     check_engine(engine)
     required = None if limits is None else load_limits(limits)
-    before = None if baseline is None else read_records(RunFolder.open(baseline).records)
+    before = None if baseline is None else read_run(RunFolder.open(baseline).records)
     work = plan_bench(call.params)
     found = look_into(work.path, work.config, resume=resume, overwrite=overwrite)
     console = stderr(quiet=quiet)
@@ -267,13 +267,12 @@ def _conclude(
     from sparsedit.bench.limits import check_limits
     from sparsedit.bench.sessions import describe, read_sessions
     from sparsedit.commands.bench_output import show_bench
-    from sparsedit.commands.report import read_environment
-    from sparsedit.records import read_records
+    from sparsedit.record_form import read_environment, read_run
     from sparsedit.report.bench import tables
     from sparsedit.runs import RunFolder
 
     folder = RunFolder(work.path)
-    records = read_records(folder.records)
+    records = read_run(folder.records)
     shown = tables(records, before, describe(read_sessions([folder])))
     machine = read_environment(work.path)
     page = show_bench([work.path], records, shown, machine, asked["output_format"], line=asked["json_line"])

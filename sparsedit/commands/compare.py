@@ -172,11 +172,11 @@ def _say_unused(scorer: Scorer, mask: Path | None, prompt: str | None) -> None:
 
 
 def _compare_runs(first: Path, second: Path) -> Comparison:
-    from sparsedit.records import read_records
+    from sparsedit.record_form import read_run
     from sparsedit.report.difference import compare_runs
     from sparsedit.runs import RunFolder
 
-    return compare_runs(*(read_records(RunFolder.open(place).records) for place in (first, second)))
+    return compare_runs(*(read_run(RunFolder.open(place).records) for place in (first, second)))
 
 
 def _show(comparison: Comparison, form: Format, *, line: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -71,7 +70,7 @@ def report(
 ) -> None:
     """Rebuild a run's table and report.html from its records; those of a bench's shards are put together."""
     from sparsedit.commands.output import print_records, print_text, stderr
-    from sparsedit.records import read_records
+    from sparsedit.record_form import read_environment, read_run
     from sparsedit.report.bench import is_bench
     from sparsedit.report.page import write_page
     from sparsedit.report.summary import summarise
@@ -85,7 +84,7 @@ def report(
     if output is not None:
         raise InputError("--output is the folder of --output-format datasets; other formats go to stdout")
     form = Format(output_format)
-    folder, records = folders[0], read_records(folders[0].records)
+    folder, records = folders[0], read_run(folders[0].records)
     machine = read_environment(folder.path)
     if is_bench(records) or len(runs) > 1 or baseline is not None:
         if gallery or embed is not None:
@@ -112,12 +111,12 @@ def _report_bench(
     """Show the records of all folders together, the page going to the first."""
     from sparsedit.bench.sessions import describe, read_sessions
     from sparsedit.commands.bench_output import show_bench
-    from sparsedit.records import read_records
+    from sparsedit.record_form import read_run
     from sparsedit.report.bench import merged, tables
     from sparsedit.runs import RunFolder
 
-    records, notes = merged([(str(folder.path), read_records(folder.records)) for folder in folders])
-    before = None if baseline is None else read_records(RunFolder.open(baseline).records)
+    records, notes = merged([(str(folder.path), read_run(folder.records)) for folder in folders])
+    before = None if baseline is None else read_run(RunFolder.open(baseline).records)
     shown = tables(records, before, [*notes, *describe(read_sessions(folders))])
     return show_bench([folder.path for folder in folders], records, shown, machine, form, line=line)
 
@@ -125,13 +124,13 @@ def _report_bench(
 def _write_dataset(folders: Sequence[RunFolder], output: Path | None, *, pictures: bool) -> None:
     """Write the records of all folders, each once, as a data set, and print its place."""
     from sparsedit.commands.output import print_text
-    from sparsedit.records import read_records
+    from sparsedit.record_form import read_run
     from sparsedit.report.bench import merged
     from sparsedit.report.dataset import write_dataset
 
     if output is None:
         raise InputError("format datasets is a folder: name it with --output")
-    records, _ = merged([(str(folder.path), read_records(folder.records)) for folder in folders])
+    records, _ = merged([(str(folder.path), read_run(folder.records)) for folder in folders])
     write_dataset(output, records, [folder.path for folder in folders], pictures=pictures)
     print_text(f"{output}\n")
 
@@ -148,17 +147,3 @@ def _show_gallery(run: Path, records: Sequence[Record]) -> None:
         stderr().print("--gallery needs a terminal with colours; the pictures are in report.html")
         return
     print_view(gallery(run, records, console.width))
-
-
-def read_environment(run: Path) -> dict[str, Any]:
-    """What a run says of its machine; nothing where the file is gone, for tables need it not."""
-    path = run / "environment.json"
-    if not path.exists():
-        return {}
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error})") from None
-    if not isinstance(facts, dict):
-        raise InputError(f"{path} does not describe a machine")
-    return facts

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
+from sparsedit.images import load_image
 from sparsedit.records import Record
 from sparsedit.report.numbers import figure
 from sparsedit.report.pictures import SHARED, find_pictures
@@ -68,8 +67,7 @@ def _pictures(found: Mapping[str, tuple[Record, Mapping[str, Path]]]) -> Iterato
 
 
 def _source(path: Path) -> str:
-    with Image.open(path, formats=("PNG",)) as picture:
-        picture.thumbnail((SIDE, SIDE))
-        buffer = io.BytesIO()
-        picture.convert("RGB").save(buffer, format="WEBP", quality=80)
+    picture, buffer = load_image(path), io.BytesIO()
+    picture.thumbnail((SIDE, SIDE))
+    picture.save(buffer, format="WEBP", quality=80)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
