@@ -11,7 +11,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-full lint format bench-smoke bench-demo bench-pie bench-unet bench-profile bench-whole bench-flat bench-guard bench-coarse bench-series bench-tasks bench-tradeoff bench-driver bench-gpu bench-soak wheel-check train-demo clean
+.PHONY: help env demo test test-full lint format bench-smoke bench-demo bench-pie bench-unet bench-profile bench-whole bench-flat bench-guard bench-coarse bench-series bench-tasks bench-tradeoff bench-driver bench-gpu bench-fuzz bench-soak wheel-check train-demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -100,6 +100,9 @@ bench-tradeoff: $(STAMP) ## every way by fidelity, time and multiply-adds, as on
 
 bench-driver: $(STAMP) ## records a second that a bench keeps, and the cost of a case beside its models (--cases 700: memory)
 	$(BIN)/python -m benchmarks.driver $(ARGUMENTS)
+
+bench-fuzz: $(STAMP) ## 1,000 seeded works, sound and damaged, through the command line (20 minutes)
+	$(BIN)/python -m benchmarks.fuzz $(ARGUMENTS)
 
 bench-soak: $(STAMP) ## 2,000 small edits in one process: memory, file handles and threads stay as they are (long)
 	$(BIN)/python -m benchmarks.soak $(ARGUMENTS)
