@@ -3,7 +3,6 @@ files. A thousand of them, some in processes of their own, are `python -m benchm
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
