@@ -123,7 +123,7 @@ def test_a_picture_and_a_manifest_are_profiled_edit_by_edit(run: Run, tmp_path: 
 BAD = {
     "size in words": (["--size", "large"], "--size must be WIDTHxHEIGHT in pixels, such as 1024x512, not 'large'"),
     "size of nothing": (["--size", "0x64"], "--size must be"),
-    "no stage": (["--stages", "unet,vae"], "no stage 'vae'; known: text, encoder, unet, decoder"),
+    "no stage": (["--stages", "unet,vae"], "no stage 'vae'; known: text, encoder, unet, refiner, decoder"),
     "stage the pipeline lacks": (["--stages", "controlnet", "--size", "64x64", "--dry-run"], "no stage 'controlnet'"),
     "ratio": (["--edit-ratio", "2"], "--edit-ratio must be more than 0 and at most 1, not 2"),
     "pattern": (["--pattern", "scatered"], "--pattern must be contiguous or scattered.*did you mean 'scattered'"),
