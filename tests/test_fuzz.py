@@ -3,7 +3,6 @@ files. A thousand of them, some in processes of their own, are `python -m benchm
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -69,14 +68,6 @@ def test_half_a_file_is_found(run: Path) -> None:
     found = broken_promises(EDIT, Outcome(1, "", ""), run, before)
     assert found == ["what was read is changed", ".0123456789abcdef.tmp is left", "half a page"]
     (run / "run" / "sparse.png").write_bytes((run / "run" / "sparse.png").read_bytes()[:60])
-    with pytest.raises(OSError, match="truncated"):
-        broken_promises(EDIT, Outcome(1, "", ""), run, before)
-
-
-def test_the_committed_thousand_kept_every_promise() -> None:
-    path = Path(__file__).parents[1] / "benchmarks" / "results" / "fuzz.json"
-    document = json.loads(path.read_text(encoding="utf-8"))
-    counts = [count for codes in document["exit_codes"].values() for count in codes.values()]
-    assert sum(counts) == document["works"] >= 1000
-    assert {code for codes in document["exit_codes"].values() for code in codes} <= {"0", "1", "2", "3"}
-    assert document["broken_promises"] == []
+    assert "sparse.png is no whole picture" in broken_promises(EDIT, Outcome(1, "", ""), run, before)
+    (run / "run" / "report.html").unlink()
+    assert "no report.html" in broken_promises(EDIT, Outcome(1, "", ""), run, before)
