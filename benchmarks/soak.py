@@ -169,7 +169,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     facts = environment()
     output = options.output or Path(__file__).parent / "results" / machine_slug(facts)
     with tempfile.TemporaryDirectory() as place:
-        samples = soak(tiny_sdxl(), options.edits, Path(place))
+        pipe: Any = tiny_sdxl()
+        samples = soak(pipe, options.edits, Path(place))
     found = growth(samples)
     document = {"edits": options.edits, "growth": found, "flat": flat(found), "environment": facts}
     document["round"] = {"sizes": SIZES, "variants": VARIANTS, "ways": WAYS, "settings": SETTINGS}

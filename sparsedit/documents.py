@@ -121,7 +121,7 @@ for _kind, _pattern, _first in (
 
 
 def _text(text: str) -> str:
-    """Text with the two halves of surrogate pairs, as JSON escapes them, put together; ValueError for one half alone."""
+    """Text with both halves of surrogate pairs, as JSON escapes them, put together; ValueError for one half alone."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16")
 
 
