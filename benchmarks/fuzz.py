@@ -228,15 +228,24 @@ def broken_promises(work: Work, outcome: Outcome, folder: Path, before: dict[Pat
 
 def _unfinished(run: Path, code: int) -> list[str]:
     """What is not whole in the folder of a run that ended with this code."""
+    gone = [f"no {name}" for name in ("records.jsonl", "report.html") if not (run / name).is_file()]
+    if gone:
+        return gone
     broken = []
     records = read_records(run / "records.jsonl")
     if all(record["status"] == "ok" for record in records) != (code == 0):
         broken.append("records and exit code do not agree")
     if not (run / "report.html").read_text(encoding="utf-8").rstrip().endswith("</html>"):
         broken.append("half a page")
-    for picture in run.rglob("*.png"):
+    return broken + [f"{picture.name} is no whole picture" for picture in run.rglob("*.png") if not _whole(picture)]
+
+
+def _whole(picture: Path) -> bool:
+    try:
         Image.open(picture).load()
-    return broken
+    except OSError:
+        return False
+    return True
 
 
 def contents(folder: Path) -> dict[Path, str]:
