@@ -103,7 +103,7 @@ def test_ssim_is_scikit_images_to_the_last_bit(
         "sigma": 1.5,
         "use_sample_covariance": False,
     }
-    mean, full = structural_similarity(a, b, full=True, data_range=1.0, **rules)
+    mean, full = structural_similarity(a, b, full=True, **rules)
     assert ssim(a, b) == mean
     assert np.array_equal(ssim_map(a, b), full.mean(axis=2))
     assert ssim(a, a) == 1.0
