@@ -97,9 +97,7 @@ def _jobs_of(
             raise ManifestError(
                 "a manifest cannot say where recordings are written: use --cache or a configuration file"
             )
-        settings = resolve(preset_defaults, *own, config, flags)
-        if follows(case, settings) and "norm" not in settings.said():
-            settings = Settings.model_validate(settings.said() | {"norm": "updated"})
+        settings = resolve(preset_defaults, *own, config, flags, series=case.series)
         _check(case, variant, settings)
         if settings.task == "prompt" and case.original is not None and settings.scheduler is None:
             settings = Settings.model_validate(settings.said() | {"scheduler": "ddim"})  # which can be inverted
@@ -110,15 +108,6 @@ def _jobs_of(
         _check_series(case, [settings for _, settings in groups])
     for (prompt, settings), variants in groups.items():
         yield Job(case, prompt, tuple(variants), settings)
-
-
-def follows(case: Case, settings: Settings) -> bool:
-    """Whether group norms follow an edit where nothing is said.
-
-    Statistics of the first original would not do for what ten edits have made of it, nor those of the photo for what
-    fills a hole at high noise: a sky may turn dark.
-    """
-    return (case.series and settings.task not in MOVING) or settings.task == "inpaint"
 
 
 def _check_series(case: Case, settings_of: Iterable[Settings]) -> None:

@@ -196,6 +196,14 @@ class Settings(BaseModel):
             return "cold"
         return "warm" if self.task in FOLLOWING or self.keeps or self.record_steps is not None else "alongside"
 
+    def implied_norm(self, *, series: bool) -> str:
+        """The norms' statistics where none are said.
+
+        A photo's would not do for what fills a hole at high noise, nor the first original's for what ten edits made of
+        it; a canvas that moves keeps its own.
+        """
+        return "updated" if self.task == "inpaint" or (series and self.task not in MOVING) else "original"
+
     def said(self) -> dict[str, Any]:
         """The settings that were given, without the defaults."""
         return self.model_dump(exclude_unset=True, include=set(Settings.model_fields))
@@ -212,8 +220,10 @@ def effective_steps(steps: int, strength: float) -> int:
     return min(int(steps * strength), steps)
 
 
-def resolve(preset_defaults: Mapping[str, Any], *layers: Mapping[str, Any]) -> Settings:
+def resolve(preset_defaults: Mapping[str, Any], *layers: Mapping[str, Any], series: bool = False) -> Settings:
     """The settings that hold: each layer overrides those before it, and a value None overrides nothing.
+
+    What no layer says may follow from the others, and from whether the edit is one of a `series`.
 
     The order of layers is preset, manifest defaults, case, variant, configuration file, flags. Raises
     SettingsError that lists every fault of every layer, also of values that a later layer overrides.
@@ -228,10 +238,10 @@ def resolve(preset_defaults: Mapping[str, Any], *layers: Mapping[str, Any]) -> S
     if faults:
         raise SettingsError("\n".join(dict.fromkeys(faults)))
     settings = Settings.model_validate(said)
-    implied: dict[str, Any] = {"way": settings.implied_way}
+    implied: dict[str, Any] = {"way": settings.implied_way, "norm": settings.implied_norm(series=series)}
     if settings.task in FROM_NOISE and all(layer.get("strength") is None for layer in layers):
         said.pop("strength", None)  # the preset's is one for pictures that shine through
         implied["strength"] = 1.0
-    if implied == {"way": settings.way}:
+    if all(getattr(settings, name) == value for name, value in implied.items()):
         return settings
     return Settings.model_validate(implied | said)

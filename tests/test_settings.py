@@ -162,3 +162,20 @@ def test_did_you_mean() -> None:
 
 def test_exit_codes() -> None:
     assert (SparseditError.exit_code, SettingsError.exit_code, ThresholdError.exit_code) == (2, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("said", "series", "norm"),
+    [
+        ({}, False, "original"),
+        ({"task": "inpaint"}, False, "updated"),
+        ({"task": "inpaint", "norm": "original"}, False, "original"),
+        ({"way": "warm"}, True, "updated"),
+        ({"way": "warm", "norm": "original"}, True, "original"),
+        ({"task": "pan"}, True, "original"),
+    ],
+)
+def test_norms_follow_an_edit_that_fills_a_hole_or_is_of_a_series(
+    said: dict[str, str], series: bool, norm: str
+) -> None:
+    assert resolve({}, said, series=series).norm == norm

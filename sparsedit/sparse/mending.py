@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache as remembering
 from itertools import count
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ from torch import nn
 
 from sparsedit.errors import DamagedError
 from sparsedit.sparse.cache import ActivationCache, Remembered, Step
-from sparsedit.sparse.sites import SitePyramid
+from sparsedit.sparse.sites import SitePyramid, Size
 from sparsedit.sparse.swap import Surface
 
 
@@ -39,6 +40,11 @@ def mending(model: nn.Module, cache: Mendable, *, moments: bool = False) -> Iter
     """
     surface, calls, mended = Surface(model, moments=moments), count(), list[int]()
 
+    @remembering
+    def nowhere(size: Size) -> SitePyramid:
+        """No sites, laid out once for all calls."""
+        return SitePyramid(torch.zeros(size, dtype=torch.bool))
+
     def edge(*args: Any, **kwargs: Any) -> Any:
         number = next(calls)
         try:
@@ -50,8 +56,7 @@ def mending(model: nn.Module, cache: Mendable, *, moments: bool = False) -> Iter
             cache.mend(number, anew.step(0))
             mended.append(number)
             return out
-        nothing = SitePyramid(torch.zeros(step.size, dtype=torch.bool))
-        return surface.thin_call(step, cache.texts, nothing, args, kwargs)
+        return surface.thin_call(step, cache.texts, nowhere(step.size), args, kwargs)
 
     with surface.swapped(edge):
         yield mended

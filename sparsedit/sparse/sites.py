@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -174,14 +173,9 @@ class SitePyramid:
             self._plans[window] = Neighbours(send(plan.gather, self.device), send(plan.halo, self.device))
         return self._plans[window]
 
-    @cached_property
-    def _active(self) -> Indices:
-        """Flat positions of the mask's active pixels."""
-        return np.flatnonzero(self.mask.numpy())
-
     def _host_level(self, size: Size) -> Sites:
         if size not in self._host:
-            mask = resize_mask(self.mask, size, self._active)
+            mask = resize_mask(self.mask, size)
             if size != self.size:
                 mask = dilate(mask, self.level_dilation)
             if self.empty:
@@ -202,8 +196,8 @@ def send(indices: Tensor, device: torch.device) -> Tensor:
     return indices.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else indices.to(device)
 
 
-def resize_mask(mask: Tensor, size: Size, active: Indices | None = None) -> Tensor:
-    """A bool mask [H, W] at another resolution of the same model; `active` are its flat positions, where known.
+def resize_mask(mask: Tensor, size: Size) -> Tensor:
+    """A bool mask [H, W] at another resolution of the same model.
 
     Coarser: a site is active when any pixel that maps to it is. Models halve odd sizes up (UNets) or down (the
     VAE's encoder); pixels past the last whole cell belong to the last one. Where rounding leaves two answers (5
@@ -214,7 +208,7 @@ def resize_mask(mask: Tensor, size: Size, active: Indices | None = None) -> Tens
     if (height, width) == size:
         return mask
     coarse = np.zeros(size, dtype=bool)
-    y, x = np.divmod(np.flatnonzero(mask.numpy()) if active is None else active, width)
+    y, x = np.divmod(np.flatnonzero(mask.numpy()), width)  # a tenth of the time of np.nonzero
     halvings = 0
     for exponent in range(1, max(height, width).bit_length() + 1):
         step = 2**exponent
