@@ -11,7 +11,7 @@ import torch
 
 from sparsedit.folders import cache_folder
 from sparsedit.measure import ceilings as module
-from sparsedit.measure.ceilings import Ceilings, ceilings, measure_ceilings, sustained
+from sparsedit.measure.ceilings import Ceilings, ceilings, kept_ceilings, measure_ceilings, sustained
 from sparsedit.measure.macs import count_macs
 
 CPU = torch.device("cpu")
@@ -70,6 +70,17 @@ def test_measured_once_and_then_read(tmp_path: Path, machine: Machine) -> None:
     assert (machine.measured, said) == (1, [])
     assert again == first
     assert json.loads(kept(tmp_path).read_text())["key"]["torch"] == str(torch.__version__)
+
+
+def test_what_was_measured_can_be_asked_for_without_measuring(tmp_path: Path, machine: Machine) -> None:
+    assert kept_ceilings(CPU, torch.float32, folder=tmp_path) is None
+    assert not machine.measured
+    assert not list(tmp_path.iterdir())
+    found, _ = ceilings(CPU, torch.float32, folder=tmp_path)
+    assert kept_ceilings(CPU, torch.float32, folder=tmp_path) == found
+    kept(tmp_path).write_text("{", encoding="utf-8")
+    assert kept_ceilings(CPU, torch.float32, folder=tmp_path) is None
+    assert machine.measured == 1
 
 
 def test_refresh_measures_again_and_keeps_that(tmp_path: Path, machine: Machine) -> None:

@@ -12,7 +12,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from skimage.metrics import structural_similarity
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from torchvision.transforms import Normalize, Resize
@@ -22,7 +21,7 @@ from sparsedit.metrics.backbones import BACKBONES, FOLDER_VARIABLE, find, why_mi
 from sparsedit.metrics.clip import Clip
 from sparsedit.metrics.fidelity import fidelity
 from sparsedit.metrics.perceptual import Lpips
-from sparsedit.metrics.pixels import border_jump, mse, psnr, ssim, ssim_map, unit
+from sparsedit.metrics.pixels import border_jump, mse, psnr, ssim, unit
 from sparsedit.metrics.protocol import PNP_V1, PROTOCOLS, SPARSE_VS_DENSE, WHOLE_V1, explain, get_protocol
 from sparsedit.metrics.scorer import Pair, Scorer
 from sparsedit.metrics.structure import Structure
@@ -87,26 +86,6 @@ def test_ssim_and_psnr_are_those_of_torchmetrics() -> None:
     a, b = batch(A), batch(B)
     assert ssim(unit(A), unit(B)) == pytest.approx(their_ssim(a, b), abs=1e-5)
     assert psnr(unit(A), unit(B)) == pytest.approx(peak_signal_noise_ratio(a, b, data_range=1.0).item(), abs=1e-4)
-
-
-@pytest.mark.parametrize("size", [(11, 11), (64, 48), (97, 130)])
-@pytest.mark.parametrize("threads", [1, 3])
-def test_ssim_is_scikit_images_to_the_last_bit(
-    size: tuple[int, int], threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    a, b = (unit(one.resize(size)) for one in (A, B))
-    rules = {
-        "data_range": 1.0,
-        "channel_axis": 2,
-        "gaussian_weights": True,
-        "sigma": 1.5,
-        "use_sample_covariance": False,
-    }
-    mean, full = structural_similarity(a, b, full=True, **rules)
-    assert ssim(a, b) == mean
-    assert np.array_equal(ssim_map(a, b), full.mean(axis=2))
-    assert ssim(a, a) == 1.0
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (20, 30), (47, 63)])

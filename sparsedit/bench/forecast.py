@@ -1,9 +1,9 @@
 """What is left of a bench, for `--dry-run`: calls, multiply-adds, memory, and time as far as it is known.
 
 Times are those of the edits that the run's folder has already; before the first there is only what whole calls take at
-the very least, at the rate of the machine's fastest matrix product. Multiply-adds are those of whole UNet calls: what
-partial ones cost depends on every mask, and is counted when they run. Opens one picture of each model, and loads no
-weights; a machine whose products nobody has timed yet is timed for some seconds.
+the very least, at the rate of the machine's fastest matrix product, where a profile has measured that. Multiply-adds
+are those of whole UNet calls: what partial ones cost depends on every mask, and is counted when they run. Opens one
+picture of each model, loads no weights and times nothing.
 """
 
 from __future__ import annotations
@@ -77,10 +77,8 @@ def notes(plan: Entry) -> list[str]:
     elif known:
         least = sum(row["seconds"] or row["least_seconds"] or 0.0 for row in plan["rows"])
         floor = f"at least {duration(least)}, and " if least else ""
-        said.append(
-            f"time: {floor}known when every way has run once in this folder (least: whole UNet calls alone, at the "
-            "rate of this machine's fastest matrix product)"
-        )
+        what = " (least: whole UNet calls alone, at the rate of this machine's fastest matrix product)" if least else ""
+        said.append(f"time: {floor}known when every way has run once in this folder{what}")
     for need in plan["memory"]:
         if need["missing"]:
             said.append(f"{need['model']}: memory is not known ({need['missing']})")
@@ -101,7 +99,7 @@ def _time(row: Entry) -> str:
 def _row(cell: Cell, way: str, tasks: Sequence[Task], need: Entry, done: Sequence[Record]) -> Entry:
     whole, partial = (sum(column) for column in zip(*(_calls(task, way) for task in tasks), strict=True))
     seconds = _seconds(cell, way, done)
-    macs = None if need["call_macs"] is None else whole * need["call_macs"]
+    macs, rate = None if need["call_macs"] is None else whole * need["call_macs"], need["macs_per_second"]
     return {
         "cell": cell.name,
         "configuration": cell.configuration,
@@ -113,7 +111,7 @@ def _row(cell: Cell, way: str, tasks: Sequence[Task], need: Entry, done: Sequenc
         "at_least": way == STEP_SKIP and tasks[0].skip is None,
         "macs": macs,
         "seconds": None if seconds is None else seconds * len(tasks),
-        "least_seconds": macs / need["macs_per_second"] if macs else None,
+        "least_seconds": macs / rate if macs and rate else None,
     }
 
 
@@ -141,7 +139,7 @@ def _seconds(cell: Cell, way: str, done: Sequence[Record]) -> float | None:
 
 def _need(task: Task) -> Entry:
     """Bytes, multiply-adds of one UNet call for a picture of the size of the task's, and how many the machine makes."""
-    from sparsedit.measure.ceilings import ceilings
+    from sparsedit.measure.ceilings import kept_ceilings
     from sparsedit.measure.estimate import estimate_memory
     from sparsedit.measure.twin import Twin
     from sparsedit.models.loading import empty_pipeline
@@ -158,7 +156,7 @@ def _need(task: Task) -> Entry:
         need = estimate_memory(pipe, height, width, guided=guided)
         twin = Twin(Stages(pipe), height, width, 2 if guided else 1)
         macs = twin.schedule("unet", 1).macs
-        fastest, _ = ceilings(resolve_device(settings.device), pipe.dtype)
+        fastest = kept_ceilings(resolve_device(settings.device), pipe.dtype)
     except SparseditError as error:
         return nothing | {"missing": str(error)}
     return {
@@ -167,6 +165,6 @@ def _need(task: Task) -> Entry:
         "peak_bytes": need.peak,
         "cache_bytes": need.recording(settings.calls if "warm" in task.ways else 1),
         "call_macs": macs,
-        "macs_per_second": fastest.macs_per_second,
+        "macs_per_second": fastest and fastest.macs_per_second,
         "missing": None,
     }

@@ -60,7 +60,7 @@ def ceilings(
     measured again, and one that cannot be written is done without; both are said.
     """
     key = _key(device, dtype)
-    path = (folder or cache_folder()) / "ceilings" / f"{_digest(key)}.json"
+    path = _place(key, folder)
     said: list[str] = []
     if path.exists() and not refresh:
         try:
@@ -76,6 +76,15 @@ def ceilings(
     except (OSError, InputError) as error:
         said.append(f"the ceilings of this machine could not be kept for the next time: {error}")
     return found, [*said, *_too_low(found)]
+
+
+def kept_ceilings(device: torch.device, dtype: torch.dtype, *, folder: Path | None = None) -> Ceilings | None:
+    """The ceilings that were measured earlier; None where there are none that can be used. Measures nothing."""
+    key = _key(device, dtype)
+    try:
+        return _read(_place(key, folder), key)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def measure_ceilings(
@@ -98,6 +107,10 @@ def sustained(run: Callable[[], object], work: float, device: torch.device, now:
     # What is slower than the window is not repeated to no end.
     windows = 3 if once < WINDOW else 1
     return max(work * repeats / _seconds(run, repeats, device, now) for _ in range(windows))
+
+
+def _place(key: dict[str, str], folder: Path | None) -> Path:
+    return (folder or cache_folder()) / "ceilings" / f"{_digest(key)}.json"
 
 
 def _too_low(found: Ceilings) -> list[str]:

@@ -1,20 +1,16 @@
 """Scores computed from pixels alone: MSE, PSNR and SSIM of arrays with values in [0, 1].
 
 A score that does not exist is None: PSNR of equal pixels, anything of none, SSIM of a picture smaller than its window.
-SSIM is scikit-image's to the last bit, channel by channel in memory and on as many threads as torch has: a bench takes
-it two or three times for every edit.
 """
 
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import gaussian_filter
+from skimage.metrics import structural_similarity
 
 Pixels = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -22,10 +18,8 @@ Mask = NDArray[np.bool_]
 SSIM_WINDOW = 11
 """Side of SSIM's Gaussian window in pixels."""
 
-# Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity" (2004).
-_SIGMA = 1.5
-_C1, _C2 = 0.01**2, 0.03**2
-_RADIUS = SSIM_WINDOW // 2
+# Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity" (2004): sigma 1.5.
+_SSIM = {"data_range": 1.0, "channel_axis": 2, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 
 
 def unit(image: Image.Image) -> Pixels:
@@ -52,40 +46,14 @@ def ssim(a: Pixels, b: Pixels) -> float | None:
     """Mean SSIM of pictures [H, W, 3] over the places where the whole window fits; None when it fits nowhere."""
     if min(a.shape[:2]) < SSIM_WINDOW:
         return None
-    whole = (slice(_RADIUS, -_RADIUS),) * 2
-    return float(np.mean([channel[whole].mean() for channel in _similarity(a, b)]))
+    return float(structural_similarity(a, b, **_SSIM))
 
 
 def ssim_map(a: Pixels, b: Pixels) -> Pixels:
     """SSIM [H, W] of two pictures [H, W, 3], averaged over the channels; at the borders the window is mirrored."""
-    result: Pixels = np.stack(_similarity(a, b), axis=2).mean(axis=2)
+    _, full = structural_similarity(a, b, full=True, **_SSIM)
+    result: Pixels = full.mean(axis=2)
     return result
-
-
-def _similarity(a: Pixels, b: Pixels) -> list[Pixels]:
-    """SSIM [H, W] of each channel."""
-    pairs = [(np.ascontiguousarray(a[..., c]), np.ascontiguousarray(b[..., c])) for c in range(a.shape[2])]
-    products = [product for x, y in pairs for product in (x, y, x * x, y * y, x * y)]
-    threads = torch.get_num_threads()
-    if threads > 1:
-        with ThreadPoolExecutor(threads) as pool:
-            means = list(pool.map(_blurred, products))
-    else:
-        means = [_blurred(product) for product in products]
-    return [_channel_similarity(*means[first : first + 5]) for first in range(0, len(means), 5)]
-
-
-def _blurred(values: Pixels) -> Pixels:
-    """Means of [H, W] under the window."""
-    result: Pixels = gaussian_filter(values, _SIGMA, radius=_RADIUS)
-    return result
-
-
-def _channel_similarity(x: Pixels, y: Pixels, xx: Pixels, yy: Pixels, xy: Pixels) -> Pixels:
-    """SSIM of one channel from the means, under the window, of both pictures and of their products."""
-    variances = (xx - x * x) + (yy - y * y)
-    likeness: Pixels = (2 * x * y + _C1) * (2 * (xy - x * y) + _C2)
-    return likeness / ((x**2 + y**2 + _C1) * (variances + _C2))
 
 
 def border_jump(picture: Pixels, mask: Mask) -> float | None:
