@@ -7,6 +7,7 @@ interrupted. Importing this imports neither torch nor anything that needs it.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -75,6 +76,8 @@ def main() -> NoReturn:
         code = INTERRUPTED
     except OSError as error:
         code = _unread(error)
+    # What is left to do is Python's own, which would report an interruption with a traceback.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     sys.exit(code)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsedit import __version__
+from sparsedit.measure.memory import memory_limit
 
 PACKAGES = (
     "torch",
@@ -34,8 +35,9 @@ _ROOT = Path(__file__).parents[1]
 def environment() -> dict[str, Any]:
     """Describe this machine and installation as one JSON-ready dictionary.
 
-    Versions that are not installed, and facts the system does not tell, are `None`. `memory_bytes` is all
-    of the machine's, `cores` what this process may use, `threads` what torch uses.
+    Versions that are not installed, and facts the system does not tell, are `None`. `memory_bytes` is all of the
+    machine's, `memory_limit_bytes` what a container leaves this process of it, `cores` what it may use, `threads` what
+    torch uses.
     """
     import torch
 
@@ -53,6 +55,7 @@ def environment() -> dict[str, Any]:
         },
         "threads": torch.get_num_threads(),
         "memory_bytes": _memory_bytes(),
+        "memory_limit_bytes": memory_limit(),
         "cuda": torch.version.cuda,
         "gpus": _gpus(),
     }

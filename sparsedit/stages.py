@@ -83,6 +83,7 @@ class Stages:
         self.controlnet: nn.Module | None = getattr(pipe, "controlnet", None)
         self.scale = int(self.pipe.vae_scale_factor)
         self._texts: dict[tuple[str, str, bool], tuple[Tensor | None, ...]] = {}
+        self._placed: tuple[tuple[Any, ...], torch.device] | None = None
         if self.vae.dtype == torch.float16 and self.vae.config.get("force_upcast", False):
             self.vae.to(torch.float32)  # SDXL's VAE overflows in float16
 
@@ -94,7 +95,13 @@ class Stages:
 
     @property
     def device(self) -> torch.device:
-        return torch.device(self.pipe._execution_device)
+        """Where the models run. Asking a pipeline looks at every module, so it is asked when its UNet has moved or was
+        offloaded since."""
+        hooks = [name in vars(self.unet) for name in ("_hf_hook", "_diffusers_hook")]
+        place = (next(self.unet.parameters()).device, *hooks)
+        if self._placed is None or self._placed[0] != place:
+            self._placed = place, torch.device(self.pipe._execution_device)
+        return self._placed[1]
 
     @property
     def channels(self) -> int:

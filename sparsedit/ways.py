@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from sparsedit.cache.held import HeldCache
 from sparsedit.measure.clock import Clock
 from sparsedit.sparse import (
     ActivationCache,
@@ -96,12 +97,15 @@ class Recording(Way):
         self.caches = caches
         self.moments = moments
         self.kept = kept
+        self.calls = 1
 
     def passes(self, schedule: Schedule) -> Iterator[Schedule]:
+        self.calls = schedule.calls if self.kept is None else len(self.kept)
         yield replace(schedule, kept=self.kept)
 
     def engaged(self, stage: str, model: nn.Module) -> AbstractContextManager[object]:
-        return record(model, self.caches.setdefault(stage, ActivationCache()), moments=self.moments)
+        calls = self.calls if stage in DENOISING else 1
+        return record(model, self.caches.setdefault(stage, HeldCache(calls)), moments=self.moments)
 
 
 class Mending(Way):

@@ -1,8 +1,9 @@
-"""Multiply-adds of thin calls follow from a few counts, exactly, and are counted where they do not."""
+"""Multiply-adds of dense and thin calls follow from a few counts, exactly, and are counted where they do not."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import pytest
@@ -10,11 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparsedit.measure import twin as counting
 from sparsedit.measure.affine import Affine
-from sparsedit.measure.twin import Twin
+from sparsedit.measure.twin import Shapes, Twin
 from sparsedit.sparse import SitePyramid
 from sparsedit.stages import Stages
-from tests.pipelines import tiny_sdxl
+from tests.pipelines import controlled, tiny_refiner, tiny_sd15, tiny_sdxl, tiny_sdxs
 
 HEIGHT, WIDTH = 64, 96
 NUMBERS = st.integers(-(10**15), 10**15)
@@ -68,3 +70,28 @@ def test_thin_costs_are_what_a_count_would_say(build: Callable[[], Any], monkeyp
     assert twin.thin("unet", several[0], new_prompt=True) == count("unet", several[0], new_prompt=True)
     nothing = SitePyramid.from_mask(torch.zeros(HEIGHT, WIDTH, dtype=torch.bool))
     assert twin.thin("unet", nothing) == count("unet", nothing, new_prompt=False)
+
+
+BUILDERS: dict[str, Callable[[], Any]] = {
+    "sdxl": lambda: controlled(tiny_sdxl()),
+    "sd15": tiny_sd15,
+    "tiny VAE": lambda: tiny_sdxl(tiny_vae=True),
+    "sdxs": tiny_sdxs,
+    "refiner": tiny_refiner,
+}
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_dense_costs_of_other_sizes_are_what_a_count_would_say(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = Stages(BUILDERS[name]())
+    shapes, counted, count = Shapes(stages), [], counting._count
+    monkeypatch.setattr(counting, "_count", lambda *call: counted.append(call[0]) or count(*call))
+    draw = Random(name)
+    sizes = [(8 * draw.randint(1, 9), 8 * draw.randint(1, 9)) for _ in range(10)]
+    if stages.controlnet is None:
+        sizes.append((60, 44))  # which a ControlNet cannot divide
+    for height, width in sizes:
+        twin = Twin(stages, height, width, 2, shapes)
+        for stage in twin.calls:
+            assert twin.dense(stage) == count(*twin.calls[stage])
+    assert len(counted) < 0.9 * len(sizes) * sum(not stage.startswith("text") for stage in twin.calls)

@@ -6,9 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from sparsedit.records import read_records
+from sparsedit.runs import RunFolder
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,3 +58,29 @@ def test_a_process_that_is_told_to_stop(signals: list[signal.Signals], cleaned: 
     assert said[0] == "ready\n"
     assert ("cleaned up" in rest) == cleaned
     assert "Traceback" not in errors
+
+
+def test_a_real_edit_that_is_interrupted_twice_keeps_what_was_finished(tmp_path: Path) -> None:
+    case, run = ROOT / "manifests" / "demo", tmp_path / "run"
+    edits = [argument for name in ("sun", "roof") for argument in ("--edited", str(case / f"meadow_{name}.png"))]
+    command = [sys.executable, "-m", "sparsedit", "edit", str(case / "meadow.png"), *edits, "--way", "warm"]
+    process = subprocess.Popen(
+        [*command, "--steps", "20", "--strength", "1", "-o", str(run)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    records, deadline = run / "records.jsonl", time.monotonic() + 300
+    while not (records.exists() and records.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.02)
+    _, errors = process.communicate(timeout=60)
+    # An interpreter that is about to end dies of the second signal, which a shell calls 130 as well.
+    assert process.returncode in (130, -signal.SIGINT), errors
+    assert "Traceback" not in errors
+    assert [each["variant"] for each in read_records(records)] == ["meadow_sun"]
+    with RunFolder.begun(run, overwrite=True):
+        pass  # nobody holds it

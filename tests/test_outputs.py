@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -134,11 +135,24 @@ def test_a_place_that_cannot_be_made_is_one_sentence(tmp_path: Path, part: str) 
             folder.images("meadow", "house")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to read-only folders")
-def test_a_read_only_folder_is_one_sentence(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
+@pytest.fixture
+def read_only() -> Iterator[Path]:
+    """A folder that may be looked into and not written to; for root, who may write anywhere, as somebody else."""
+    with tempfile.TemporaryDirectory() as name:
+        path, user = Path(name), os.geteuid()
+        path.chmod(0o555)
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            yield path
+        finally:
+            os.seteuid(user)
+            path.chmod(0o755)
+
+
+def test_a_read_only_folder_is_one_sentence(read_only: Path) -> None:
     with pytest.raises(InputError, match="Permission denied"):
-        RunFolder.create(tmp_path / "run", overwrite=False)
+        RunFolder.create(read_only / "run", overwrite=False)
 
 
 # kill -9

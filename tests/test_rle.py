@@ -48,6 +48,15 @@ def test_runs_in_any_order_and_pieces_are_decoded_as_defined(mask: np.ndarray, r
     assert (decode(runs, *mask.shape) == mask).all()
 
 
+@given(st.lists(st.integers(-2, 40) | st.integers(), max_size=8), st.integers(1, 8), st.integers(1, 8))
+def test_any_numbers_are_the_mask_they_define_or_a_sentence(runs: list[int], height: int, width: int) -> None:
+    if runs_fault(runs, height * width):
+        with pytest.raises(InputError, match=f"The runs are no mask of {width}x{height} pixels: "):
+            decode(runs, height, width)
+    else:
+        assert (decode(runs, height, width) == painted_one_by_one(runs, height, width)).all()
+
+
 def test_runs_go_on_in_the_next_row() -> None:
     assert decode([2, 3], 2, 4).tolist() == [[False, False, True, True], [True, False, False, False]]
     assert encode(np.ones((512, 512), bool)) == [0, 512 * 512]

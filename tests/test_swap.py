@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -43,6 +45,10 @@ def state_of(model: nn.Module) -> list[Any]:
     processors = [m.processor for m in modules.values() if isinstance(m, Attention)]
     tensors = {key: value.data_ptr() for key, value in model.state_dict(keep_vars=True).items()}
     return [list(modules), [type(m) for m in modules.values()], hooks, held, processors, tensors]
+
+
+def no_grad(model: nn.Module) -> Any:
+    return torch.no_grad()(model)
 
 
 class BoomError(Exception):
@@ -148,6 +154,40 @@ def test_two_models_may_be_in_contexts_at_once() -> None:
         both()
     with sparse(control, second, whole(SIZE)), sparse(unet, first, whole(SIZE)):
         assert relative_error(both(), dense) <= 1e-5
+
+
+def test_another_threads_call_of_a_model_in_a_context_is_refused_and_taken_for_no_step() -> None:
+    model, inputs, cache = model_of("sdxl"), FAMILIES["sdxl"].inputs(1, SIZE, 5), ActivationCache()
+    with ThreadPoolExecutor(1) as other:
+        with record(model, cache):
+            model(**inputs)
+            with pytest.raises(EngineError, match="inside a context of another thread"):
+                other.submit(model, **inputs).result()
+            model(**inputs)
+        assert len(cache) == 2
+        outside = other.submit(no_grad(model), **inputs).result()
+    assert same_bits(outside, model(**inputs))
+
+
+def test_of_threads_that_want_one_model_at_once_one_gets_it_and_the_rest_are_refused() -> None:
+    model, inputs = model_of("sdxl"), FAMILIES["sdxl"].inputs(1, SIZE, 5)
+    start, decided = Barrier(4), Barrier(4)
+
+    def take(_: int) -> int:
+        cache = ActivationCache()
+        start.wait()
+        try:
+            with record(model, cache), torch.no_grad():
+                decided.wait()
+                model(**inputs)
+        except EngineError:
+            decided.wait()
+        return len(cache)
+
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(10):
+            assert sorted(threads.map(take, range(4))) == [0, 0, 0, 1]
+    assert not any("forward" in vars(module) for module in model.modules())
 
 
 FITTING = unet_inputs(2, SIZE, 5)

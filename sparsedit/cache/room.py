@@ -15,7 +15,8 @@ from sparsedit.sparse import SitePyramid
 
 @dataclass(frozen=True)
 class Room:
-    """A `budget` of bytes in memory (None: no limit) for a recording that is estimated.
+    """A `budget` of bytes in memory for a recording that is estimated, or without one the bytes that are `left` (None:
+    nobody knows).
 
     `folder` is where its files will lie: then memory holds the step in use and the next one alone. `sites` are those of
     all edits to come, where they are known; `skippable` says whether fewer steps could be recorded.
@@ -23,19 +24,25 @@ class Room:
 
     estimate: SizeEstimate
     budget: int | None
+    left: int | None
     folder: Path | None
     sites: Mapping[str, Sequence[SitePyramid]] | None
     skippable: bool
 
     def check(self, asked: Compaction) -> None:
         """Raise CacheError for a form that does not fit, with the bytes it needs and what would make them fewer."""
-        if self.budget is None or self._held(asked) <= self.budget:
+        if self.limit is None or self._held(asked) <= self.limit:
             return
         what = "this recording takes" if self.folder is None else "of this recording the step in use and the next take"
-        raise CacheError(
-            f"{what} {size_of(self._held(asked))}, and the budget is {size_of(self.budget)}; raise --cache-budget, "
-            f"or make it smaller: {', '.join(self._levers(asked))}"
-        )
+        limit = f"{size_of(self.limit)} of memory are left;"
+        if self.budget is not None:
+            limit = f"the budget is {size_of(self.budget)}; raise --cache-budget, or"
+        levers = ", ".join(self._levers(asked))
+        raise CacheError(f"{what} {size_of(self._held(asked))}, and {limit} make it smaller: {levers}")
+
+    @property
+    def limit(self) -> int | None:
+        return self.left if self.budget is None else self.budget
 
     def _held(self, form: Compaction) -> int:
         size = self.estimate.size(form)
@@ -56,7 +63,7 @@ class Room:
         if self.folder is not None:
             return ways
         fewer = {"--record-steps": asked}
-        if ways and self._held(smallest) > (self.budget or 0):
+        if ways and self._held(smallest) > (self.limit or 0):
             fewer["these and --record-steps"] = smallest
         for name, form in fewer.items():
             if found := self._most_steps(form):
@@ -68,4 +75,4 @@ class Room:
         size = self.estimate.size(form)
         counts = range(size.stages["unet"].steps - 1, 1, -1) if self.skippable else ()
         fitting = ((count, size.of_steps(count)) for count in counts)
-        return next((found for found in fitting if found[1] <= (self.budget or 0)), None)
+        return next((found for found in fitting if found[1] <= (self.limit or 0)), None)

@@ -28,6 +28,7 @@ from sparsedit.cache.size import SizeEstimate
 from sparsedit.cache.tensors import open_tensors, write_tensors
 from sparsedit.cache.tiers import TieredCache, tiers_of
 from sparsedit.errors import CacheError, DamagedError, SettingsError
+from sparsedit.measure.memory import memory_left
 from sparsedit.plan import Request
 from sparsedit.report.numbers import size_of
 from sparsedit.results import Recorded
@@ -231,7 +232,8 @@ def recording_size(
     height, width = request.frame.padded
     estimate = SizeEstimate(recordable(stages, refiner, request, kept), height, width, moments)
     skippable = refiner is None and can_skip(stages.pipe.scheduler)
-    Room(estimate, keeping.budget, keeping.folder, sites, skippable).check(form)
+    left = memory_left() if keeping.folder is None and stages.device.type == "cpu" else None
+    Room(estimate, keeping.budget, left, keeping.folder, sites, skippable).check(form)
     return estimate.size(form).total
 
 

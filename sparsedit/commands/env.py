@@ -31,7 +31,8 @@ def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     parts = (processor["name"], f"{processor['cores']} cores", processor["capability"])
     yield "processor", ", ".join(parts) + (", bf16" if processor["bf16"] else "")
     yield "threads", str(facts["threads"])
-    yield "memory", size_of(facts["memory_bytes"])
+    limit = facts["memory_limit_bytes"]
+    yield "memory", size_of(facts["memory_bytes"]) + (f", of which {size_of(limit)} may be used" if limit else "")
     for gpu in facts["gpus"]:
         yield "GPU", f"{gpu['name']}, {size_of(gpu['memory_bytes'])}, compute capability {gpu['capability']}"
     if not facts["gpus"]:

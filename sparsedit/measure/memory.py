@@ -1,16 +1,19 @@
-"""Peak memory of the process, or of the GPU it runs on."""
+"""Peak memory of the process, or of the GPU it runs on, and what it may still take."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
+_MEMORY = Path("/proc/meminfo")
 
 
 def peak_bytes(device: torch.device) -> int:
@@ -45,3 +48,58 @@ def peak_during(run: Callable[[], object], device: torch.device) -> int | None:
     fresh = forget_peak(device)
     run()
     return peak_bytes(device) if fresh else None
+
+
+def memory_limit() -> int | None:
+    """Bytes that the limits on this process's groups allow it (cgroups, which containers and batch systems set).
+
+    None where none is set, and on other systems than Linux.
+    """
+    return min((limit for limit, _ in _limits()), default=None)
+
+
+def memory_left() -> int | None:
+    """Bytes that this process may still take: what the machine has, or less where a limit on its groups leaves less.
+
+    Memory that holds nothing but copies of files counts as left. None where the system cannot tell.
+    """
+    try:
+        available = re.search(r"^MemAvailable:\s+(\d+) kB", _MEMORY.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    machine = [int(available.group(1)) * 1024] if available else []
+    return min([*machine, *(max(0, limit - used) for limit, used in _limits())], default=None)
+
+
+def _limits() -> Iterator[tuple[int, int]]:
+    """Limit and use of every group of this process, or above its own, that has a limit."""
+    try:
+        lines = _OWN_CGROUPS.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            root, names, unlimited = _CGROUPS, ("memory.max", "memory.current", "inactive_file"), "max"
+        elif "memory" in controllers.split(","):
+            root = _CGROUPS / "memory"
+            names, unlimited = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"), ""
+        else:
+            continue
+        own = root / path.lstrip("/")
+        # In a container the path may be the one outside, and the root the container's own group.
+        for folder in (own, *own.parents) if own.is_dir() else (root,):
+            if folder.is_relative_to(root):
+                yield from _limit(folder, *names, unlimited)
+
+
+def _limit(folder: Path, maximum: str, current: str, files: str, unlimited: str) -> Iterator[tuple[int, int]]:
+    try:
+        limit, used = ((folder / name).read_text().strip() for name in (maximum, current))
+        statistics = (folder / "memory.stat").read_text()
+    except OSError:  # a root has none
+        return
+    if limit == unlimited:
+        return
+    of_files = re.search(rf"^{files} (\d+)$", statistics, re.MULTILINE)
+    yield int(limit), int(used) - (int(of_files.group(1)) if of_files else 0)

@@ -8,9 +8,10 @@ schedulers' arithmetic or the VAE's 1x1 quantisers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,29 @@ class Cost:
 
     def __mul__(self, times: int) -> Cost:
         return Cost(self.macs * times, self.attention_macs * times, self.uncounted)
+
+
+class DenseCosts:
+    """Dense calls of one stage on maps of any size, most of them without a count.
+
+    A convolution's rows are the places of one of the stage's maps, attention's the places and their pairs, so
+    multiply-adds are affine in the areas of the maps and their squares, and a few counts tell those of other sizes.
+    """
+
+    def __init__(self) -> None:
+        self.known = Affine()
+        self.uncounted: frozenset[str] = frozenset()
+
+    def of(self, areas: Sequence[int], count: Callable[[], Cost]) -> Cost:
+        """The cost where maps have these areas, by `count` where it does not follow from those before."""
+        numbers = [*areas, *(area * area for area in areas)]
+        sums = self.known.values(numbers, 2)
+        if sums is not None:
+            return Cost(sums[0], sums[1], self.uncounted)
+        cost = count()
+        self.known.learn(numbers, (cost.macs, cost.attention_macs))
+        self.uncounted |= cost.uncounted
+        return cost
 
 
 class ThinCosts:
@@ -90,6 +114,7 @@ class Shapes:
         self.unet = _twin_of(stages.unet)
         self.nets = [_twin_of(net) for net in _control_nets(stages)]
         self.dense_costs: dict[tuple[str, tuple[int, int, int]], Cost] = {}
+        self.laws: dict[tuple[str, int], DenseCosts] = defaultdict(DenseCosts)
 
 
 class Twin:
@@ -103,6 +128,7 @@ class Twin:
     def __init__(self, stages: Stages, height: int, width: int, batch: int, shapes: Shapes | None = None) -> None:
         self.shapes = shapes = shapes or Shapes(stages)
         self.size = (height, width, batch)
+        self.scale = stages.scale
         latent_size = stages.latent_size(height, width)
         conditions = unet_conditions(stages, batch)
         self.calls: dict[str, Call] = dict(shapes.texts)
@@ -129,9 +155,26 @@ class Twin:
             return sum((self.dense(name) for name in self.calls if name.startswith("text_encoder")), Cost())
         # Texts are as long whatever the picture's size.
         key = (stage, (0, 0, 1) if stage in self.shapes.texts else self.size)
-        if key not in self.shapes.dense_costs:
-            self.shapes.dense_costs[key] = _count(*self._call(stage))
-        return self.shapes.dense_costs[key]
+        costs = self.shapes.dense_costs
+        if key not in costs:
+            model, args, kwargs = self._call(stage)
+            areas = self._areas(stage, model)
+            if areas is None:
+                costs[key] = _count(model, args, kwargs)
+            else:
+                law = self.shapes.laws[stage, self.size[2]]
+                costs[key] = law.of(areas, lambda: _count(model, args, kwargs))
+        return costs[key]
+
+    def _areas(self, stage: str, model: nn.Module) -> list[int] | None:
+        """Of the maps of a stage, from which those of its other maps follow; None for texts, and where nothing does."""
+        height, width, _ = self.size
+        if stage in self.shapes.texts or (height % self.scale, width % self.scale) != (0, 0):
+            return None
+        # A VAE's maps are whole multiples of its latents, a UNet's are halved time and again, and rounded up.
+        levels = 1 if stage in ("encoder", "decoder") else len(cast(Any, model.config).block_out_channels)
+        sides = [(-(-height // (self.scale << level)), -(-width // (self.scale << level))) for level in range(levels)]
+        return [rows * columns for rows, columns in sides]
 
     def thin(self, stage: str, sites: SitePyramid, *, new_prompt: bool = False) -> Cost:
         """One thin call of `stage` on these sites; texts have none.

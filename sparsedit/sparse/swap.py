@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from threading import Lock, get_ident
 from typing import Any
 
 import torch
@@ -32,6 +33,9 @@ from sparsedit.sparse.survey import find_leaves
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 Observe = Callable[[Sequence[int]], AbstractContextManager[Any]]
+
+_SWAPPING = Lock()
+"""Held from looking whether a model is in a context until it is in this one: another thread may want it too."""
 
 
 @contextmanager
@@ -114,6 +118,14 @@ def alongside(
         yield cache
 
 
+def refuse_swapped(model: nn.Module) -> None:
+    """Raise EngineError for a model that is in a context, or a part of which is."""
+    if any(isinstance(module.__dict__.get("forward"), Swapped) for module in model.modules()):
+        raise EngineError(
+            f"this {type(model).__name__} is already inside record(), sparse() or alongside(); leave that first"
+        )
+
+
 class Surface:
     """A model's leaves and its edge: where full tensors become thin ones and back."""
 
@@ -124,10 +136,7 @@ class Surface:
         moments: bool = False,
         graphs: ThinGraphs | None = None,
     ) -> None:
-        if any(isinstance(module.__dict__.get("forward"), Swapped) for module in model.modules()):
-            raise EngineError(
-                f"this {type(model).__name__} is already inside record(), sparse() or alongside(); leave that first"
-            )
+        refuse_swapped(model)
         self.model = model
         self.packed = packed
         self.moments = moments
@@ -142,11 +151,25 @@ class Surface:
     def swapped(self, edge: Callable[..., Any]) -> Iterator[None]:
         """Swap the leaves and let `edge` answer for the model, until the block is left however it is left."""
         with ExitStack() as undo:
-            for leaf in self.leaves:
-                undo.enter_context(answering(leaf.module, Swapped(self._run(leaf))))
-            self.dense = self.model.forward  # as it is now: the model may itself be a leaf
-            undo.enter_context(answering(self.model, Swapped(edge)))
+            with _SWAPPING:
+                refuse_swapped(self.model)
+                for leaf in self.leaves:
+                    undo.enter_context(answering(leaf.module, Swapped(self._run(leaf))))
+                self.dense = self.model.forward  # as it is now: the model may itself be a leaf
+                undo.enter_context(answering(self.model, Swapped(self._own(edge))))
             yield
+
+    def _own(self, edge: Callable[..., Any]) -> Callable[..., Any]:
+        """`edge` for this thread alone: another one's calls would be taken for the next step of this one's."""
+        owner = get_ident()
+
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            if get_ident() != owner:
+                kind = type(self.model).__name__
+                raise EngineError(f"this {kind} is inside a context of another thread; give each thread its own model")
+            return edge(*args, **kwargs)
+
+        return guarded
 
     def recorder(self, cache: ActivationCache) -> Callable[..., Any]:
         def edge(*args: Any, **kwargs: Any) -> Any:

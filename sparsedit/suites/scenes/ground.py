@@ -24,22 +24,23 @@ def paint_ground(canvas: Canvas) -> Colour:
     if canvas.flat:
         over(canvas.image, cover, (near * 0.6 + far * 0.4) * canvas.light)
     else:
-        over(canvas.image, cover, _surface(canvas, near, far, rng) * canvas.light)
+        seen = slice(int(cover.any(axis=1).argmax()), HEIGHT)
+        over(canvas.image[seen], cover[seen], _surface(canvas, near, far, rng, seen) * canvas.light)
     return near
 
 
-def _surface(canvas: Canvas, near: Colour, far: Colour, rng: np.random.Generator) -> Plane:
-    """Colours [HEIGHT, width, 3] of the ground by day: texture that grows towards the viewer, dunes."""
-    scene = canvas.scene
-    t = np.clip((canvas.rows[:, :1] - scene.horizon) / (HEIGHT - scene.horizon), 0, 1)
-    fine = texture("grass", canvas.rng(Layer.GRASS), scene.width)
-    broad = texture("soft", canvas.rng(Layer.DUNES), scene.width)
+def _surface(canvas: Canvas, near: Colour, far: Colour, rng: np.random.Generator, seen: slice) -> Plane:
+    """Colours [rows, width, 3] of the ground's `seen` rows by day: texture that grows towards the viewer, dunes."""
+    scene, rows = canvas.scene, canvas.rows[seen, :1]
+    t = np.clip((rows - scene.horizon) / (HEIGHT - scene.horizon), 0, 1)
+    fine = texture("grass", canvas.rng(Layer.GRASS), scene.width)[seen]
+    broad = texture("soft", canvas.rng(Layer.DUNES), scene.width)[seen]
     strength = 0.055 if scene.ground == "meadow" else 0.03
     tone = far * (1 - t[..., None]) + near * t[..., None]
     relief = 1 + strength * fine * (0.5 + t) + 0.06 * broad - 0.10 * t
     tone = tone * relief[..., None]
     if scene.ground == "desert":
-        phase = canvas.rows[:, :1] * 1.0 + line(rng, scene.width)[None] * 9 + canvas.columns[:1] * 0.12
+        phase = rows * 1.0 + line(rng, scene.width)[None] * 9 + canvas.columns[:1] * 0.12
         dunes = np.sin(phase * (0.34 - 0.16 * t) + broad * 0.6)
         tone = tone * (1 + 0.055 * dunes[..., None])
     return tone

@@ -117,8 +117,12 @@ class Patch:
 
 
 def over(image: Plane, alpha: Plane, colour: Plane) -> None:
-    """Blend in place: image [H, W, 3] towards colour [H, W, 3] or [3] by alpha, broadcast to [H, W]."""
-    image += alpha[..., None] * (colour - image)
+    """Blend in place: image [H, W, 3] towards colour [H, W, 3] or [3] by alpha [H, W]."""
+    covered = np.flatnonzero(alpha.any(axis=1))
+    if covered.size:
+        rows = slice(covered[0], covered[-1] + 1)
+        part = image[rows]
+        part += alpha[rows, :, None] * ((colour[rows] if colour.ndim == 3 else colour) - part)
 
 
 def smoothstep(x: Plane | float, low: float | Plane, high: float | Plane) -> Plane:

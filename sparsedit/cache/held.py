@@ -1,0 +1,36 @@
+"""A recording in memory that is given up as soon as what is to come of it cannot be held."""
+
+from __future__ import annotations
+
+from sparsedit.errors import CacheError
+from sparsedit.measure.memory import memory_left
+from sparsedit.report.numbers import size_of
+from sparsedit.sparse import ActivationCache
+from sparsedit.sparse.cache import Step
+
+
+class HeldCache(ActivationCache):
+    """The steps of one stage, of which `calls` are to come in all, held as they are.
+
+    A system whose memory is used up ends a process without a word, and with it all that it was to do; CUDA's allocator
+    says so itself.
+    """
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.calls = calls
+
+    def append(self, step: Step) -> None:
+        """Remember one more call. Raises CacheError when the computer's memory has no room for those to come, which is
+        looked at after 1, 2, 4, 8, ... of them."""
+        super().append(step)
+        count = len(self.steps)
+        rest = self.calls - count
+        asks = rest > 0 and count & (count - 1) == 0 and step.device.type == "cpu"
+        left = memory_left() if asks else None
+        if left is not None and rest * step.nbytes > left:
+            self.clear()
+            raise CacheError(
+                f"recording takes {size_of(step.nbytes)} a step, {rest} are to come, and {size_of(left)} of memory are "
+                "left; use --cache DIR, --cache-precision int8, --record-steps or a smaller picture"
+            )

@@ -1,0 +1,160 @@
+"""What memory a process may take: the machine's, or less by a limit on its groups; and recordings that lack it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparsedit.errors import CacheError
+from sparsedit.measure import memory as module
+from sparsedit.measure.memory import memory_left, memory_limit
+from sparsedit.sparse import ActivationCache, record
+from tests.engine import model_of
+from tests.families import FAMILIES
+
+ROOT = Path(__file__).parents[1]
+MB = 1 << 20
+
+
+@pytest.fixture
+def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in the place of the system's groups, on a machine with 8 GB left."""
+    (tmp_path / "meminfo").write_text(f"MemTotal: 99999999 kB\nMemAvailable:  {8 << 20} kB\n")
+    monkeypatch.setattr(module, "_MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(module, "_OWN_CGROUPS", tmp_path / "own")
+    monkeypatch.setattr(module, "_CGROUPS", tmp_path / "groups")
+    return tmp_path
+
+
+def group(folder: Path, limit: str, used: int, files: int, *, second: bool = True) -> None:
+    """A group's files, as the second version of cgroups has them, or the first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("memory.max", "memory.current") if second else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    (folder / names[0]).write_text(f"{limit}\n")
+    (folder / names[1]).write_text(f"{used}\n")
+    statistics = f"anon 5\ninactive_file {files}\n" if second else f"inactive_file 7\ntotal_inactive_file {files}\n"
+    (folder / "memory.stat").write_text(statistics)
+
+
+def test_a_machine_without_limits_has_what_it_says(groups: Path) -> None:
+    assert (memory_limit(), memory_left()) == (None, 8 << 30)
+    (groups / "own").write_text("0::/\n")
+    (groups / "groups").mkdir()
+    assert (memory_limit(), memory_left()) == (None, 8 << 30)
+
+
+@pytest.mark.parametrize("second", [True, False], ids=["version 2", "version 1"])
+def test_the_tightest_of_a_groups_limits_counts_and_pages_of_files_do_not(groups: Path, second: bool) -> None:
+    root = groups / "groups" if second else groups / "groups" / "memory"
+    (groups / "own").write_text("0::/jobs/a\n" if second else "7:pids:/x\n5:cpuset,memory:/jobs/a\n0::/\n")
+    unlimited = "max" if second else str((1 << 63) - 4096)
+    group(root / "jobs" / "a", unlimited, 3000 * MB, 0, second=second)
+    group(root / "jobs", str(4000 * MB), 3000 * MB, 500 * MB, second=second)
+    assert (memory_limit(), memory_left()) == (4000 * MB, 1500 * MB)
+    group(root / "jobs" / "a", str(2000 * MB), 1900 * MB, 0, second=second)
+    assert (memory_limit(), memory_left()) == (2000 * MB, 100 * MB)
+    group(root / "jobs" / "a", str(20000 * MB), 1900 * MB, 0, second=second)
+    group(root / "jobs", str(30000 * MB), 3000 * MB, 0, second=second)
+    assert memory_left() == 8 << 30  # the machine has no more
+
+
+def test_in_a_container_the_root_is_the_containers_own_group(groups: Path) -> None:
+    (groups / "own").write_text("4:memory:/docker/0123\n")
+    group(groups / "groups" / "memory", str(512 * MB), 500 * MB, 100 * MB, second=False)
+    assert (memory_limit(), memory_left()) == (512 * MB, 112 * MB)
+
+
+def test_more_than_the_limit_is_nothing_left(groups: Path) -> None:
+    (groups / "own").write_text("0::/\n")
+    group(groups / "groups", str(512 * MB), 600 * MB, 0)
+    assert memory_left() == 0
+
+
+def test_a_system_that_does_not_tell(groups: Path) -> None:
+    (groups / "meminfo").unlink()
+    assert memory_left() is None
+
+
+def test_a_recording_is_given_up_early_when_the_others_have_no_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from sparsedit.cache import held
+
+    model, inputs = model_of("sdxl"), FAMILIES["sdxl"].inputs(2, (8, 8), 5)
+    cache = held.HeldCache(30)
+    with torch.no_grad(), record(model, cache):
+        model(**inputs)
+        step = cache.steps[0].nbytes
+        monkeypatch.setattr(held, "memory_left", lambda: 28 * step)
+        model(**inputs)  # 28 to come, and room for them
+        model(**inputs)
+        monkeypatch.setattr(held, "memory_left", lambda: 26 * step - 1)
+        with pytest.raises(CacheError, match=r"a step, 26 are to come, and .* of memory are left; use --cache DIR"):
+            model(**inputs)
+    assert not cache.steps
+    assert not any("forward" in vars(each) for each in model.modules())
+
+
+def test_the_last_step_needs_no_room_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sparsedit.cache import held
+
+    monkeypatch.setattr(held, "memory_left", lambda: 0)
+    model, cache = model_of("sdxl"), held.HeldCache(1)
+    with torch.no_grad(), record(model, cache):
+        model(**FAMILIES["sdxl"].inputs(2, (8, 8), 5))
+    assert isinstance(cache, ActivationCache)
+    assert len(cache) == 1
+
+
+@pytest.fixture
+def limited() -> Iterator[Path]:
+    """The file that a process writes its number to, to be held to 6 GB by this machine's real groups."""
+    own = Path("/proc/self/cgroup")
+    if not own.exists():
+        pytest.skip("only Linux has groups of processes")
+    paths = {line.split(":", 2)[1]: line.split(":", 2)[2] for line in own.read_text().splitlines()}
+    if "memory" in paths:
+        root, limit = Path("/sys/fs/cgroup/memory", paths["memory"].lstrip("/")), "memory.limit_in_bytes"
+    else:
+        root, limit = Path("/sys/fs/cgroup", paths.get("", "/").lstrip("/")), "memory.max"
+    folder = root / f"sparsedit-test-{os.getpid()}"
+    try:
+        folder.mkdir()
+    except OSError as error:
+        pytest.skip(f"this user may make no group of processes: {error}")
+    try:
+        (folder / limit).write_text(str(6 << 30))
+        yield folder / "cgroup.procs"
+    except OSError as error:
+        pytest.skip(f"groups made here limit no memory: {error}")
+    finally:
+        folder.rmdir()
+
+
+def test_under_a_real_limit_a_recording_without_room_is_a_record_and_the_run_ends_by_itself(
+    tmp_path: Path, limited: Path
+) -> None:
+    case = ROOT / "manifests" / "demo"
+    command = [sys.executable, "-m", "sparsedit", "edit", str(case / "meadow.png")]
+    command += ["--edited", str(case / "meadow_sun.png"), "--way", "warm", "--steps", "900", "--strength", "1"]
+    enter = f'echo $$ > {limited} && exec "$@"'
+    done = subprocess.run(
+        ["sh", "-c", enter, "sh", *command, "-o", str(tmp_path / "run")],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1, done.stderr
+    [record] = map(json.loads, (tmp_path / "run" / "records.jsonl").read_text().splitlines())
+    assert record["status"] == "failed"
+    assert "are to come, and" in record["reason"]
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["memory_limit_bytes"] == 6 << 30
