@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from sparsedit.errors import SettingsError
 from sparsedit.settings import Settings
+from sparsedit.tasks.words import capture_steps
 
 TABLE = Path(__file__).with_suffix(".json")
 AUTO = 36.0
@@ -62,7 +63,12 @@ def plan_dense_steps(settings: Settings) -> DenseSteps | None:
     if settings.refiner is not None and (way == "cold" or settings.fidelity is not None):
         raise SettingsError("with a refiner every step is run: use way alongside, or warm without fidelity")
     if way == "cold" or settings.fidelity is not None:
-        return choose_steps(settings.fidelity or AUTO, calls, way)
+        chosen = choose_steps(settings.fidelity or AUTO, calls, way)
+        if settings.task != "prompt":
+            return chosen
+        # Its first steps are made one after the other, to find the mask; the table's lie evenly apart.
+        more = capture_steps(settings.capture_steps, settings.last_dense, calls) - 1
+        return replace(chosen, count=min(chosen.count + more, calls))
     return None
 
 

@@ -32,6 +32,11 @@ class Job:
         return case_seed(self.settings.seed, self.case.id)
 
     @property
+    def inverted(self) -> bool:
+        """Whether the original is a picture that is led back to noise first."""
+        return self.settings.task == "prompt" and self.case.original is not None
+
+    @property
     def passes(self) -> int:
         """Thin passes of an edit: in a series what was filled runs once more, as a part of the photo."""
         return 2 if self.case.series and self.settings.task in ("inpaint", *MOVING) else 1
@@ -154,8 +159,10 @@ def _check_parts(case: Case, variant: Variant, settings: Settings, where: str) -
         raise ManifestError(f"{where}: task control needs an edited picture: another map, or a photo with other edges")
     if task in FOLLOWING and variant.edited is not None:
         raise ManifestError(f"{where}: task {task} takes no edited picture")
-    if task in FOLLOWING and (settings.way != "warm" or settings.record_steps is not None):
+    if task in ("pan", "rotate") and (settings.way != "warm" or settings.record_steps is not None):
         raise ManifestError(f"{where}: task {task} reads every step of its original's run: way warm, no record_steps")
+    if task == "prompt" and settings.way == "alongside":
+        raise ManifestError(f"{where}: task prompt follows the run of its original: way warm or cold")
     if case.original is None and settings.size is None:
         raise ManifestError(f"{where}: an original that is made needs a size, such as 512x512 (--size)")
     if case.original is not None and settings.size is not None:

@@ -8,7 +8,7 @@ editor.edit(prompt="a meadow with a red house", keep=True)    # the next edit st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -22,15 +22,18 @@ from sparsedit.errors import SettingsError
 from sparsedit.inversion import invert
 from sparsedit.measure.clock import Clock
 from sparsedit.noise import generators
-from sparsedit.plan import Edit, Plan, Request, plan_edit
+from sparsedit.plan import Edit, Plan, Request, plan_edit, plan_nothing
 from sparsedit.results import Recorded, Result
+from sparsedit.skipping import spread
+from sparsedit.sparse import InterpolatedCache
+from sparsedit.sparse.cache import Remembered
 from sparsedit.stages import Renew
 from sparsedit.tasks.generation import first_noise, generate
 from sparsedit.tasks.prompt import Guide, Keeping, Switching
 from sparsedit.tasks.word_maps import WordMaps, new_tokens
 from sparsedit.tasks.words import capture_steps, check_words
 from sparsedit.trajectory import Trajectory
-from sparsedit.ways import Dense, Recording, Way
+from sparsedit.ways import Cold, Dense, Recording, Thin, Way
 
 
 class PromptEditor(SparseEditor):
@@ -57,15 +60,21 @@ class PromptEditor(SparseEditor):
     def record_request(
         self, request: Request, record_steps: int | None = None, *, shelf: Shelf | None = None
     ) -> Recorded:
-        """Run the original and remember it. A picture is inverted first, and stays the original's own picture."""
-        if record_steps is not None:
-            raise SettingsError("a prompt edit reads every step of its original: leave out record_steps")
+        """Run the original and remember it. A picture is inverted first, and stays the original's own picture.
+
+        Of `record_steps` of its steps, or those a `shelf` names, the others follow: they are made without a site, upon
+        what lies between. An inversion takes every step whatever is recorded.
+        """
+        kept = shelf.kept if shelf else None if record_steps is None else self._kept(request, record_steps)
         self.recorded = None
-        recorded = Recorded(request, request.original, Clock(self.stages.device))
-        way = Recording(recorded.clock, recorded.caches, self.moments)
+        recorded = Recorded(request, request.original, Clock(self.stages.device), kept=kept)
+        recording = Recording(recorded.clock, recorded.caches, self.moments, kept)
         self._time_text(recorded.clock, request, request.prompt)
         trajectory = self._beginning(recorded.clock, request)
-        renew = trajectory.extend if request.generated else trajectory.hold
+        way: Way = recording
+        renew: Renew = trajectory.extend if request.generated else trajectory.hold
+        if kept is not None:
+            way, renew = self._between(recording, request, trajectory, kept)
         generated, _ = self._generate(way, request, request.prompt, trajectory, renew)
         if request.generated:
             recorded.picture = generated
@@ -74,16 +83,48 @@ class PromptEditor(SparseEditor):
         self.recorded = recorded
         return recorded
 
+    def _kept(self, request: Request, count: int) -> tuple[int, ...] | None:
+        """The first steps, which find the masks, one after the other, and the rest evenly apart: what comes of noise is
+        decided early. So many that two are left at least."""
+        if super()._kept(request, count) is None:
+            return None
+        calls = request.schedule.calls
+        together = min(capture_steps(self.capture_steps, self.last_dense, calls), count - 1)
+        return *range(together - 1), *(
+            together - 1 + step for step in spread(count - together + 1, calls - together + 1)
+        )
+
+    def _between(
+        self, recording: Recording, request: Request, trajectory: Trajectory, kept: tuple[int, ...]
+    ) -> tuple[Way, Renew]:
+        """How the `kept` steps are recorded and all made upon these, and what leads both along the trajectory."""
+        sites, timesteps = plan_nothing(request).stage_sites, self.stages.timesteps(request.schedule)
+        thin = Thin(recording.clock, recording.caches, sites, self.packed, timesteps, kept)
+        way = Cold(recording, thin, ends=recording)
+        whole = trajectory.extend if request.generated else trajectory.hold
+        arrivals = (*kept[1:], request.schedule.calls)
+
+        def renew(step: int, latents: Tensor) -> Tensor:
+            if not way.coarse:
+                return whole(step, latents)
+            return latents if request.generated else trajectory.latents[arrivals[step]]
+
+        return way, renew
+
     def _edited(self, edit: Edit, *, keep: bool) -> Result:
         """Change the recorded original's words; without a mask the first steps find one.
 
         Raises SettingsError where the words are the same, or no step would be left to be thin.
         """
         recorded = self._whole_recording()
+        if keep and recorded.kept is not None:
+            raise SettingsError("a series of prompt edits writes every step of its recording: leave out record_steps")
         assert recorded.trajectory is not None  # as `record_request` and `_keep` leave it
         request, prompt = recorded.request, edit.prompt or ""
         check_words(request.prompt, prompt)
         steps = capture_steps(self.capture_steps, self.last_dense, request.schedule.calls)
+        if recorded.kept is not None:  # a mask is found where the original's latents are its own
+            steps = min(steps, sum(step == place for place, step in enumerate(recorded.kept)))
         plan = None if edit.mask is None else plan_edit(request, edit, self.policy)
         if plan is not None and plan.sites.empty:
             return self._untouched(plan, request)
@@ -106,9 +147,16 @@ class PromptEditor(SparseEditor):
 
     def _switching(self, recorded: Recorded, clock: Clock, *, keep: bool) -> Switching:
         if not keep:
-            return Switching(clock, recorded.caches, self.packed)
+            return Switching(clock, self._every_step(recorded), self.packed)
         end = recorded.request.schedule.calls - self.last_dense
         return Keeping(clock, recorded.caches, self.packed, end=end, moments=self.moments)
+
+    def _every_step(self, recorded: Recorded) -> Mapping[str, Remembered]:
+        """The caches of a recording, as if every step had been recorded."""
+        if recorded.kept is None:
+            return recorded.caches
+        timesteps = self.stages.timesteps(recorded.request.schedule)
+        return recorded.caches | {"unet": InterpolatedCache(recorded.caches["unet"], timesteps, recorded.kept)}
 
     def _keep(self, recorded: Recorded, way: Keeping, result: Result, passed: Trajectory) -> None:
         """Let the next edit start from this one's result, its run and its words."""
@@ -135,7 +183,13 @@ class PromptEditor(SparseEditor):
         raise SettingsError("a prompt edit follows the run of its original: use way warm")
 
     def cold(self, request: Request, edit: Edit, coarse: int) -> tuple[Recorded, Result]:
-        raise SettingsError("a prompt edit follows the run of its original: use way warm")
+        """A first edit: `coarse` steps of the original, recorded, and upon these the edit, its clock that of both."""
+        recorded = self.record_request(request, coarse)
+        result = self._edited(edit, keep=False)
+        self.recorded = None  # of which a dense edit of the same request should not profit
+        way = "cold" if result.way == "warm" else result.way
+        result = replace(result, way=way, clock=result.clock.after(recorded.clock))
+        return replace(recorded, clock=Clock(self.stages.device)), result
 
     def _made(self, recorded: Recorded, guide: Guide, prompt: str, generated: Tensor, latents: Tensor) -> Result:
         """The result of a run, however it went."""
@@ -196,8 +250,8 @@ class PromptEditor(SparseEditor):
         return self._dense(request, plan, original, None)
 
     def _known(self, request: Request) -> Trajectory | None:
-        """The run of a request that was recorded, or that the last edit of a series started from."""
-        runs = (run for run in (self.recorded, self.past) if run is not None and run.request is request)
+        """The run of a request that was recorded whole, or that the last edit of a series started from."""
+        runs = (run for run in (self.recorded, self.past) if run and run.kept is None and run.request is request)
         return next((run.trajectory for run in runs), None)
 
     def _beginning(self, clock: Clock, request: Request) -> Trajectory:

@@ -70,6 +70,8 @@ class Text:
 class Stages:
     """A pipeline taken apart into its stages. Text embeddings are computed once per prompt and kept."""
 
+    _placed: tuple[tuple[Any, ...], torch.device] | None = None
+
     def __init__(self, pipe: DiffusionPipeline) -> None:
         if not all(hasattr(pipe, part) for part in ("vae", "unet", "scheduler", "encode_prompt")):
             raise ModelError(f"{type(pipe).__name__} cannot be edited with: it needs a UNet, a VAE and a text encoder")
@@ -83,7 +85,6 @@ class Stages:
         self.controlnet: nn.Module | None = getattr(pipe, "controlnet", None)
         self.scale = int(self.pipe.vae_scale_factor)
         self._texts: dict[tuple[str, str, bool], tuple[Tensor | None, ...]] = {}
-        self._placed: tuple[tuple[Any, ...], torch.device] | None = None
         if self.vae.dtype == torch.float16 and self.vae.config.get("force_upcast", False):
             self.vae.to(torch.float32)  # SDXL's VAE overflows in float16
 

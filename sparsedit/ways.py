@@ -194,24 +194,29 @@ class Renewing(Thin):
 
 
 class Cold(Way):
-    """An edit without an original: `recording` makes its coarse steps, `thin` then all of them at the edited sites.
+    """A few steps and then all of them: `recording` makes its coarse ones, `thin` then the whole schedule on sites.
 
-    Encoder and decoder run once, densely.
+    Encoder and decoder run once, in the way of the `ends`: densely unless told.
     """
 
-    def __init__(self, recording: Recording, thin: Thin) -> None:
+    def __init__(self, recording: Recording, thin: Thin, ends: Way | None = None) -> None:
         super().__init__(recording.clock)
         self.recording = recording
         self.thin = thin
-        self.dense = Dense(recording.clock)
-        self.running: Way = self.dense
+        self.ends = ends or Dense(recording.clock)
+        self.running: Way = self.ends
+
+    @property
+    def coarse(self) -> bool:
+        """Whether the steps that are being made are the few."""
+        return self.running is self.recording
 
     def passes(self, schedule: Schedule) -> Iterator[Schedule]:
         self.running = self.recording
         yield from self.recording.passes(schedule)
         self.running = self.thin
         yield schedule
-        self.running = self.dense
+        self.running = self.ends
 
     def engaged(self, stage: str, model: nn.Module) -> AbstractContextManager[object]:
         return self.running.engaged(stage, model)

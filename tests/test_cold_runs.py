@@ -72,6 +72,16 @@ def test_a_recording_of_some_steps_is_counted_as_such(pictures: Path, tmp_path: 
     assert "warm: 4 of 8 steps recorded" in summarise([record]).notes
 
 
+def test_a_prompt_edits_first_steps_come_on_top_of_those_of_the_table() -> None:
+    table, words = planned(way="cold"), planned(way="cold", task="prompt", capture_steps=3)
+    assert table is not None
+    assert words is not None
+    assert (words.count, words.expected) == (table.count + 2, table.expected)
+    fixed = planned(coarse=4, task="prompt")
+    assert fixed is not None
+    assert fixed.count == 4
+
+
 def test_a_dry_run_shows_the_dense_steps(pictures: Path) -> None:
     entries = plan_entries(jobs_of(pictures, PAINT, coarse=3))
     assert (entries[0]["way"], entries[0]["dense_steps"]) == ("cold", 3)

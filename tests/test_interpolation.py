@@ -112,6 +112,19 @@ def test_a_cubic_is_found_again_as_far_as_the_recorded_steps_carry(kept: tuple[i
     assert (line == pytest.approx(0.6**degree)) == (degree == 1)
 
 
+def test_steps_far_from_a_cluster_are_joined_by_lines() -> None:
+    """A cubic through 3 steps in a row and one far away swings far beyond all of them."""
+    recorded = [900.0, 880.0, 860.0, 840.0, 200.0, 0.0]
+    memory = ActivationCache()
+    for timestep in recorded:
+        at, value = torch.tensor(timestep), torch.tensor([timestep % 70])
+        memory.append(Step((8, 8), 1, torch.float32, torch.device("cpu"), at, outputs=[value]))
+    timesteps = [900.0, 880.0, 860.0, 840.0, 520.0, 200.0, 100.0, 0.0]
+    view = InterpolatedCache(memory, timesteps, [0, 1, 2, 3, 5, 7])
+    between = view.step(4).outputs[0]
+    assert between.item() == pytest.approx((840 % 70 + 200 % 70) / 2)
+
+
 def test_rows_and_renewed_tokens_are_those_of_the_whole_tensors() -> None:
     step = Between(coarse("sdxl"), 501).step(0)
     positions = torch.tensor([3, 0, 7])

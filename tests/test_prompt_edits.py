@@ -11,8 +11,11 @@ from diffusers import AutoPipelineForText2Image
 from PIL import Image
 from skimage.filters import threshold_otsu
 
+from sparsedit.engines.costs import Counter
+from sparsedit.engines.entries import Done, stage_entries
 from sparsedit.errors import SettingsError
 from sparsedit.images import to_image, to_tensor
+from sparsedit.measure.macs import count_macs
 from sparsedit.plan import Edit
 from sparsedit.prompting import PromptEditor
 from sparsedit.settings import MaskPolicy
@@ -170,6 +173,82 @@ def test_a_large_edit_of_a_series_is_recorded_anew() -> None:
     small = editor.edit(prompt="a meadow with a boat", mask=rectangle(), keep=True)
     assert small.way == "warm"
     assert torch.equal(small.picture[..., ~small.mask], large.picture[..., ~small.mask])
+
+
+@pytest.mark.parametrize("way", ["cold", "record-steps"])
+@pytest.mark.parametrize("build", [tiny_sdxl, lambda: tiny_sdxl(ANCESTRAL), tiny_sd15], ids=["sdxl", "sde", "sd15"])
+def test_upon_a_few_steps_a_thin_run_of_everything_is_the_dense_one(build: Any, way: str) -> None:
+    editor = editor_of(build(), norm="updated")
+    edit = Edit(prompt=NEW, mask=torch.ones(64, 96, dtype=torch.bool))
+    request = editor.request(None, size=SIZE, **SETTINGS)
+    if way == "cold":
+        _, result = editor.cold(request, edit, 3)
+    else:
+        editor.record_request(request, 3)
+        result = editor.apply(edit)
+    assert result.way == ("cold" if way == "cold" else "warm")
+    assert torch.allclose(result.picture, editor.dense(request, edit).picture, atol=1e-4)
+
+
+@pytest.mark.parametrize("pictured", [False, True], ids=["generated", "photo"])
+def test_a_cold_edit_makes_few_dense_steps_and_keeps_its_originals_picture(pictured: bool, photo: Image.Image) -> None:
+    pipe = tiny_sd15()
+    editor = editor_of(pipe, capture_steps=2)
+    request = editor.request(photo if pictured else None, size=None if pictured else SIZE, **SETTINGS)
+    calls: list[int] = []
+    hook = pipe.unet.conv_in.register_forward_pre_hook(lambda _, args: calls.append(args[0][0, 0].numel()))
+    whole, result = editor.cold(request, Edit(prompt=NEW), 3)
+    hook.remove()
+    active = result.plan.sites.level((8, 12)).count
+    assert calls == [*[96] * (6 if pictured else 0), *[96] * 3, *[1] * 6, 96, 96, *[active] * 4]
+    assert (result.way, result.dense_calls, whole.kept) == ("cold", 2, (0, 1, 5))
+    assert torch.equal(result.picture[..., ~result.mask], whole.picture[..., ~result.mask])
+    assert torch.equal(whole.picture, request.original) == pictured
+    assert whole.trajectory is not None
+    assert len(whole.trajectory.latents) == 7
+    assert len(whole.trajectory.corrections) == (6 if pictured else 0)
+    assert whole.clock.total == 0
+    assert len(result.clock.samples["unet"]) == 3  # the few, those between, the edit
+    assert editor.recorded is None
+
+
+def test_the_first_steps_are_made_one_after_the_other_and_find_the_mask_a_whole_recording_finds() -> None:
+    editor = editor_of(tiny_sdxl(), capture_steps=2)
+    request = editor.request(None, size=SIZE, **SETTINGS | {"steps": 12})
+    editor.record_request(request)
+    warm = editor.edit(prompt=NEW)
+    whole, cold = editor.cold(request, Edit(prompt=NEW), 5)
+    assert whole.kept == (0, 1, 4, 8, 11)
+    assert torch.equal(warm.mask, cold.mask)
+
+
+def test_all_steps_are_not_a_few() -> None:
+    editor = editor_of(tiny_sdxl(), capture_steps=2)
+    editor.record(None, size=SIZE, **SETTINGS)
+    warm = editor.edit(prompt=NEW)
+    _, cold = editor.cold(editor.request(None, size=SIZE, **SETTINGS), Edit(prompt=NEW), 6)
+    assert torch.equal(warm.picture, cold.picture)
+
+
+def test_a_few_steps_are_no_recording_for_a_series() -> None:
+    editor = editor_of(tiny_sdxl())
+    editor.record(None, size=SIZE, **SETTINGS, record_steps=3)
+    with pytest.raises(SettingsError, match="leave out record_steps"):
+        editor.edit(prompt=NEW, keep=True)
+
+
+@pytest.mark.parametrize("pictured", [False, True], ids=["generated", "photo"])
+def test_a_cold_edits_multiply_adds_are_those_that_ran(pictured: bool, photo: Image.Image) -> None:
+    editor = editor_of(tiny_sd15(), capture_steps=2)
+    request = editor.request(photo if pictured else None, size=None if pictured else SIZE, **SETTINGS)
+    with count_macs() as count:
+        whole, result = editor.cold(request, Edit(prompt=NEW), 3)
+    counted = stage_entries(Counter(), editor, Done(whole.request, whole, result, None))
+    ran = [stage["sparse"] for stage in counted.values()]
+    # A run projects its prompt once, which is counted for every recorded step; an inversion has a text of its own.
+    assert sum(entry["macs"] for entry in ran) == pytest.approx(count.macs, rel=0.005)
+    assert sum(entry["attention_macs"] for entry in ran) == pytest.approx(count.attention_macs, rel=0.01)
+    assert counted["unet"]["coarse"]["calls"] == 3
 
 
 def test_a_mask_that_is_too_large_is_said_and_runs_dense() -> None:

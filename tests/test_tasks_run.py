@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -73,7 +74,8 @@ def test_a_prompt_edit_of_a_made_original(here: Path) -> None:
 
 def test_a_prompt_edit_of_a_photo_is_inverted_by_ddim(here: Path) -> None:
     case = {"original": "photo.png", "prompt": "a meadow", "variants": [{"id": "house", "prompt": "a red house"}]}
-    (record,), _ = run(here, case, tiny_sd15(), task="prompt", grow=0)
+    (record,), watch = run(here, case, tiny_sd15(), task="prompt", grow=0)
+    assert watch.steps == watch.expected
     assert record["status"] == "ok", record["reason"]
     inversion = record["stages"]["inversion"]
     assert inversion["record"]["calls"] == inversion["dense"]["calls"] == 5
@@ -116,7 +118,7 @@ BAD = {
     "an edited picture": (("photo.png", *WORDS, "--edited", "box.png"), "prompt takes no edited picture"),
     "a size for a photo": (("photo.png", *WORDS, "--size", "64x64"), "size is for an original that is made"),
     "not a size": ((*WORDS, "--size", "64"), "must be width x height"),
-    "cold": ((*WORDS, "--way", "cold"), "way warm"),
+    "alongside": ((*WORDS, "--way", "alongside"), "way warm or cold"),
     "a cache": ((*WORDS, "--cache", "kept"), "a cache keeps recordings of tasks sdedit and inpaint"),
     "no pan": (("photo.png", "--task", "pan", "--by", "0,0"), "moves nothing"),
     "a pan beyond the canvas": (("photo.png", "--task", "pan", "--by", "96,0"), "leaves nothing of a picture of 96x64"),
@@ -166,3 +168,18 @@ def test_the_manifests_in_the_repository_are_whole(name: str) -> None:
     jobs = plan_jobs(manifest, get_preset("demo").defaults, {}, {})
     check_inputs(jobs)
     assert {job.settings.way for job in jobs} == {"alongside" if name in ("control", "refine") else "warm"}
+
+
+@pytest.mark.parametrize("original", [None, "photo.png"])
+def test_words_upon_a_few_steps_of_their_original(here: Path, original: str | None) -> None:
+    variants = [{"id": "house", "prompt": "a red house"}]
+    case = {"prompt": "a meadow", "variants": variants} | ({"original": original} if original else {"size": "96x64"})
+    for way, settings in (("cold", {"coarse": 3}), ("warm", {"record_steps": 3})):
+        (here / way).mkdir()
+        shutil.copy(here / "photo.png", here / way)
+        defaults = {"task": "prompt", "capture_steps": 2, "grow": 0, "steps": 6}
+        (record,), watch = run(here / way, case, tiny_sd15(), **defaults, **settings)
+        assert watch.steps == watch.expected
+        assert (record["status"], record["way"], record["dense_steps"]["count"]) == ("ok", way, 3)
+        assert record["fidelity"]["outside_equal"] is True
+        assert record["stages"]["unet"]["dense"]["calls"] == 6

@@ -55,8 +55,9 @@ class Counter:
             return {"unet": StageCost(((twin, "unet", calls),))}
         found = {"text": StageCost(tuple(texts)), "encoder": StageCost(((twin, "encoder", 1),))}
         if request.task == "prompt" and not request.generated:
-            alone = replace(request, schedule=unguided(request.schedule))
-            found["inversion"] = StageCost(((self._twin(stages, alone), "unet", calls),))
+            alone = replace(unguided(request.schedule), kept=None)  # it takes every step
+            twin_alone = self._twin(stages, replace(request, schedule=alone))
+            found["inversion"] = StageCost(((twin_alone, "unet", stages.calls(alone)),))
         if stages.controlnet is not None:
             found["controlnet"] = StageCost(((twin, "controlnet", calls),))
         found["unet"] = StageCost(((twin, "unet", calls),))

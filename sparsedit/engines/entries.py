@@ -10,14 +10,14 @@ import torch
 
 from sparsedit.calibration import plan_dense_steps
 from sparsedit.editor import SparseEditor
-from sparsedit.engines.costs import Counter
+from sparsedit.engines.costs import Counter, StageCost
 from sparsedit.masks import edit_ratio
 from sparsedit.measure.clock import Clock
 from sparsedit.measure.memory import peak_bytes
 from sparsedit.measure.twin import Cost
 from sparsedit.metrics.protocol import SPARSE_VS_DENSE
 from sparsedit.metrics.quality import Judge
-from sparsedit.plan import Request
+from sparsedit.plan import Request, plan_nothing
 from sparsedit.records import SCHEMA, Record, stage_entry
 from sparsedit.results import Recorded, Result
 from sparsedit.settings import Settings
@@ -108,38 +108,47 @@ def measurements(counter: Counter, editor: SparseEditor, judge: Judge, settings:
 def stage_entries(counter: Counter, editor: SparseEditor, done: Done) -> dict[str, Entry]:
     """By stage: `dense`, `record` and, for thin ways, `sparse`, all that the edit itself cost.
 
-    A cold edit's `sparse` holds the coarse steps and the thin ones, and `coarse` the coarse ones alone.
+    A cold edit's `sparse` holds the coarse steps and the thin ones, and `coarse` the coarse ones alone; a prompt edit's
+    coarse steps are its original's.
     """
     request, whole, result = done.request, done.whole, done.result
     dense_clock = done.dense.clock if done.dense else result.clock if result.way == "dense" else None
     recorded = replace(request, schedule=replace(request.schedule, kept=whole.kept))
     few = counter.stages(editor, recorded)
     ran = counter.stages(editor, done.ran) if done.ran else {}
+    after = request.task == "prompt"  # its cold edits follow a run of the original's; others are coarse themselves
+    new_prompt = result.plan.prompt != request.prompt and (after or result.way != "cold")
     stages: dict[str, Entry] = {}
     for stage, counted in counter.stages(editor, request).items():
         made = few[stage]
+        recording = made.cost() + _between(done, stage, counted)
         stages[stage] = {
             "dense": _entry(dense_clock, stage, counted.cost(), counted.calls),
-            "record": _entry(whole.clock, stage, made.cost(), made.calls),
+            "record": _entry(whole.clock, stage, recording, made.calls),
         }
         # Texts have no sites: they are encoded as ever.
         sites = result.plan.stage_sites.get(stage)
+        dense_calls = result.dense_calls if stage in DENOISING else 0
+        thin = counted.cost(sites, new_prompt=new_prompt, dense_calls=dense_calls)
         if stage in ran:
             stages[stage]["sparse"] = _entry(result.clock, stage, ran[stage].cost(), ran[stage].calls)
         elif result.way in ("warm", "alongside"):
-            thin = counted.cost(
-                sites,
-                new_prompt=result.plan.prompt != request.prompt,
-                dense_calls=result.dense_calls if stage in DENOISING else 0,
-            )
             stages[stage]["sparse"] = _entry(result.clock, stage, thin * result.passes, counted.calls * result.passes)
         elif result.way == "cold" and stage in DENOISING:
-            both = made.cost() + counted.cost(sites)
-            stages[stage]["sparse"] = _entry(result.clock, stage, both, made.calls + counted.calls)
+            stages[stage]["sparse"] = _entry(result.clock, stage, recording + thin, made.calls + counted.calls)
             stages[stage]["coarse"] = _coarse(result.clock, stage, made.cost(), made.calls)
+        elif result.way == "cold" and after and stage in ("text", "decoder"):
+            stages[stage]["sparse"] = _entry(result.clock, stage, counted.cost() + thin, counted.calls * 2)
         elif result.way == "cold":
             stages[stage]["sparse"] = _entry(result.clock, stage, counted.cost(), counted.calls)
     return stages
+
+
+def _between(done: Done, stage: str, counted: StageCost) -> Cost:
+    """What the steps between those recorded cost a prompt edit's original, which are made without a site."""
+    if done.request.task != "prompt" or done.whole.kept is None or stage not in DENOISING:
+        return Cost()
+    return counted.cost(plan_nothing(done.request).stage_sites[stage])
 
 
 def seconds(done: Done) -> Entry:
@@ -186,7 +195,7 @@ def fidelity(judge: Judge, done: Done, asked: str) -> Entry:
         regions = {"inside": result.plan.changed.numpy(), "mask": result.mask.numpy()}
         scores = judge.fidelity(result.image, done.dense.image, regions)
     equal = torch.equal(result.picture[..., outside], kept[..., outside])
-    nothing_kept = done.free or (asked == "cold" and not whole)
+    nothing_kept = done.free or (asked == "cold" and not whole and done.request.task != "prompt")
     return {"protocol": SPARSE_VS_DENSE.name, **scores, "outside_equal": None if nothing_kept else equal}
 
 

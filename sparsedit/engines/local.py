@@ -142,11 +142,23 @@ def _steps(job: Job) -> int:
     calls, edits, planned = job.settings.calls, len(job.variants), plan_dense_steps(job.settings)
     compared = calls * edits if job.settings.dense else 0
     few = planned.count if planned else calls
+    if planned and job.settings.task == "prompt":
+        few += calls  # all of its original's steps are made upon the few
+    if job.inverted:
+        few += calls
+    compared *= _dense_runs(job)
     if job.settings.way == "alongside":
         return calls + compared
     if job.settings.way == "cold":
         return (few + calls) * edits + compared
     return few + calls * edits * job.passes + compared
+
+
+def _dense_runs(job: Job) -> int:
+    """Runs of a dense edit: a picture is inverted first, and led along that where no whole recording was."""
+    if not job.inverted:
+        return 1
+    return 3 if plan_dense_steps(job.settings) else 2
 
 
 class _Runner:
@@ -202,19 +214,22 @@ class _Runner:
         self, editor: SparseEditor, request: Request, job: Job, edits: list[Edit]
     ) -> Iterator[tuple[Recorded, Result]]:
         calls = editor.stages.calls(request.schedule)
+        inverted = calls if job.inverted else 0
         if job.settings.way == "alongside":
             self.watch.begin(f"{job.case.id}: original and {len(edits)} edits alongside", calls)
             whole, results = editor.alongside(request, edits)
             yield from ((whole, result) for result in results)
             return
         planned = plan_dense_steps(job.settings)
+        between = calls if planned and job.settings.task == "prompt" else 0
         if job.settings.way == "cold" and planned is not None:
             for variant, edit in zip(job.variants, edits, strict=True):
-                self.watch.begin(f"{job.case.id}/{variant.id}: {planned}, then all thin", planned.count + calls)
+                steps = inverted + planned.count + between + calls
+                self.watch.begin(f"{job.case.id}/{variant.id}: {planned}, then all thin", steps)
                 yield editor.cold(request, edit, planned.count)
             return
         shelf = editor.shelf(request, planned.count if planned else None, edits)
-        self.watch.begin(f"{job.case.id}: {shelf}", planned.count if planned else calls)
+        self.watch.begin(f"{job.case.id}: {shelf}", inverted + (planned.count + between if planned else calls))
         whole = editor.record_request(request, shelf=shelf)
         for variant, edit in zip(job.variants, edits, strict=True):
             self.watch.begin(f"{job.case.id}/{variant.id}: edit", calls * job.passes)
@@ -227,7 +242,7 @@ class _Runner:
 
     def _dense(self, editor: SparseEditor, request: Request, job: Job, variant: Variant, edit: Edit) -> Result:
         calls = editor.stages.calls(request.schedule)
-        self.watch.begin(f"{job.case.id}/{variant.id}: dense, for comparison", calls)
+        self.watch.begin(f"{job.case.id}/{variant.id}: dense, for comparison", calls * _dense_runs(job))
         return editor.dense(request, edit)
 
     def _save(self, job: Job, variant: Variant, request: Request, result: Result, dense: Result | None) -> None:

@@ -63,6 +63,14 @@ class Clock:
         """Add one sample that was taken elsewhere."""
         self.samples[name].append(seconds)
 
+    def after(self, earlier: Clock) -> Clock:
+        """A clock with the samples of an `earlier` one, and then this one's."""
+        both = Clock(self.device, self.now)
+        for clock in (earlier, self):
+            for name, samples in clock.samples.items():
+                both.samples[name] += samples
+        return both
+
     def seconds(self, name: str) -> float:
         """All samples of a stage together."""
         return sum(self.samples.get(name, ()))

@@ -25,6 +25,9 @@ from sparsedit.sparse.sites import Size
 ORDER = 3
 """Of the polynomial, where enough steps were recorded: cubic is worth 2 to 3 dB over linear (benchmarks/NOTES.md)."""
 
+UNEVEN = 6
+"""How many times as far apart as others steps may lie for a polynomial through more than two of them; it overshoots."""
+
 
 class InterpolatedCache:
     """A view of a recording of the `kept` ones of all `timesteps`, as one of all of them, in the order of the calls."""
@@ -68,10 +71,16 @@ class InterpolatedCache:
         if after in (0, last + 1) or self.kept[after] == number:
             nearest = self.cache.step(min(after, last))
             return replace(nearest, timestep=_like(nearest, timestep))
-        first = min(max(after - self.points // 2, 0), last + 1 - self.points)
-        around = range(first, first + self.points)
+        around = self._around(after)
         weights = _lagrange([self.timesteps[self.kept[place]] for place in around], timestep)
         return _blended([self.cache.step(place) for place in around], weights, timestep)
+
+    def _around(self, after: int) -> range:
+        """Which recorded steps a step before the recorded one at place `after` is made of."""
+        first = min(max(after - self.points // 2, 0), len(self.kept) - self.points)
+        around = range(first, first + self.points)
+        gaps = [earlier - later for earlier, later in pairwise(self.timesteps[self.kept[place]] for place in around)]
+        return around if max(gaps) <= UNEVEN * min(gaps) else range(after - 1, after + 1)
 
 
 class InterpolatedMemory(Memory):

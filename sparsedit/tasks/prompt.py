@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sparsedit.measure.clock import Clock
 from sparsedit.plan import Plan
 from sparsedit.sparse import ActivationCache, PackedWeights, SitePyramid, record, renewing, sparse
-from sparsedit.sparse.cache import LaterSteps, StepsBetween
+from sparsedit.sparse.cache import LaterSteps, Remembered, StepsBetween
 from sparsedit.sparse.renewal import Renewal
 from sparsedit.tasks.word_maps import WordMaps
 from sparsedit.trajectory import Trajectory
@@ -56,7 +56,7 @@ class Switching(Way):
     The decoder is thin where the UNet ever was.
     """
 
-    def __init__(self, clock: Clock, caches: Mapping[str, ActivationCache], packed: PackedWeights | None) -> None:
+    def __init__(self, clock: Clock, caches: Mapping[str, Remembered], packed: PackedWeights | None) -> None:
         super().__init__(clock)
         self.caches = caches
         self.packed = packed
@@ -106,6 +106,7 @@ class Keeping(Switching):
         moments: bool,
     ) -> None:
         super().__init__(clock, caches, packed)
+        self.whole = caches
         self.end = end
         self.moments = moments
         self.parts: list[tuple[str, int, ActivationCache]] = []
@@ -126,7 +127,7 @@ class Keeping(Switching):
             with record(model, self.parts[-1][2], moments=self.moments):
                 yield
         else:
-            with renewing(model, self.caches[stage], self.sites[stage], packed=self.packed) as renewal:
+            with renewing(model, self.whole[stage], self.sites[stage], packed=self.packed) as renewal:
                 yield
             self.renewals.append(renewal)
 
@@ -134,7 +135,7 @@ class Keeping(Switching):
         assert self.unet is not None  # steps are made within `engaged`
         self.sites = sites
         self.swap.close()
-        steps = StepsBetween(self.caches["unet"], step, self.end - step)
+        steps = StepsBetween(self.whole["unet"], step, self.end - step)
         renewal = self.swap.enter_context(renewing(self.unet, steps, sites["unet"], packed=self.packed))
         self.renewals.append(renewal)
 
@@ -147,7 +148,7 @@ class Keeping(Switching):
     def write(self) -> None:
         """Make the recording that of this run. What stops it midway leaves the recording half of each."""
         for stage, first, part in self.parts:
-            cache = self.caches[stage]
+            cache = self.whole[stage]
             cache.steps[first : first + len(part)] = part.steps
             cache.texts.adopt(part.texts)
         for renewal in self.renewals:
