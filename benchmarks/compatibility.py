@@ -153,7 +153,8 @@ def checked(pipe: Any, preset: Preset, task: str) -> dict[str, float | str]:
             editor = SparseEditor(pipe, break_even=1.0, norm="updated")
             edit = Edit(edited, everything)
     errors: dict[str, float | str] = {}
-    for way in WAYS if task not in FOLLOWING else ("warm",):
+    ways = {"prompt": ("warm", "cold"), "pan": ("warm",), "rotate": ("warm",)}
+    for way in ways.get(task, WAYS):
         try:
             request = editor.request(original, **settings)
             dense = editor.dense(request, edit)

@@ -3,13 +3,14 @@ files. A thousand of them, some in processes of their own, are `python -m benchm
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from benchmarks.fuzz import Outcome, Tally, Work, broken_promises, contents, fuzz
+from benchmarks.fuzz import ROOT, Outcome, Tally, Work, broken_promises, contents, fuzz
 from sparsedit.records import append_record
 from tests.pipelines import tiny_sdxl
 from tests.sample_records import failed, record
@@ -71,3 +72,11 @@ def test_half_a_file_is_found(run: Path) -> None:
     assert "sparse.png is no whole picture" in broken_promises(EDIT, Outcome(1, "", ""), run, before)
     (run / "run" / "report.html").unlink()
     assert "no report.html" in broken_promises(EDIT, Outcome(1, "", ""), run, before)
+
+
+def test_the_thousand_works_that_were_run_kept_their_promises() -> None:
+    document = json.loads((ROOT / "benchmarks" / "results" / "fuzz.json").read_text(encoding="utf-8"))
+    assert document["works"] == sum(sum(codes.values()) for codes in document["exit_codes"].values()) >= 1000
+    assert document["in_processes_of_their_own"] >= 50
+    assert document["broken_promises"] == []
+    assert {int(code) for codes in document["exit_codes"].values() for code in codes} <= {0, 1, 2, 3}
