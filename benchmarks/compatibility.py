@@ -40,7 +40,7 @@ from sparsedit.plan import Edit
 from sparsedit.prompting import PromptEditor
 from sparsedit.report.text import to_markdown
 from sparsedit.results import Result
-from sparsedit.settings import FOLLOWING, POLICIES
+from sparsedit.settings import POLICIES
 from sparsedit.sparse import SitePyramid, dilate
 from tests.original import original_layout
 
