@@ -11,7 +11,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-full lint format bench-smoke bench-demo bench-pie bench-unet bench-profile bench-whole bench-flat bench-guard bench-coarse bench-series bench-tasks bench-tradeoff bench-driver bench-gpu bench-fuzz bench-soak wheel-check train-demo clean
+.PHONY: help env demo test test-full lint format bench-smoke bench-demo bench-pie bench-unet bench-profile bench-whole bench-flat bench-guard bench-coarse bench-series bench-tasks bench-tradeoff bench-driver bench-gpu bench-fuzz bench-soak audit wheel-check train-demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -106,6 +106,11 @@ bench-fuzz: $(STAMP) ## 1,000 seeded works, sound and damaged, through the comma
 
 bench-soak: $(STAMP) ## 2,000 small edits in one process: memory, file handles and threads stay as they are (long)
 	$(BIN)/python -m benchmarks.soak $(ARGUMENTS)
+
+audit: $(STAMP) ## known vulnerabilities of the pinned dependencies, by pip-audit (needs pypi.org)
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet pip-audit
+	build/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 wheel-check: $(STAMP) ## build wheel and sdist, install the wheel in an empty environment without a compiler, and run it
 	rm -rf build/wheel dist
