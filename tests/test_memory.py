@@ -56,6 +56,7 @@ def test_the_tightest_of_a_groups_limits_counts_and_pages_of_files_do_not(groups
     (groups / "own").write_text("0::/jobs/a\n" if second else "7:pids:/x\n5:cpuset,memory:/jobs/a\n0::/\n")
     unlimited = "max" if second else str((1 << 63) - 4096)
     group(root / "jobs" / "a", unlimited, 3000 * MB, 0, second=second)
+    assert (memory_limit(), memory_left()) == (None, 8 << 30)
     group(root / "jobs", str(4000 * MB), 3000 * MB, 500 * MB, second=second)
     assert (memory_limit(), memory_left()) == (4000 * MB, 1500 * MB)
     group(root / "jobs" / "a", str(2000 * MB), 1900 * MB, 0, second=second)

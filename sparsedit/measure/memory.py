@@ -14,6 +14,8 @@ _CLEAR = Path("/proc/self/clear_refs")
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
 _MEMORY = Path("/proc/meminfo")
+_UNLIMITED = 1 << 62
+"""Cgroups of version 1 have no word for it but the largest number of whole pages."""
 
 
 def peak_bytes(device: torch.device) -> int:
@@ -80,26 +82,26 @@ def _limits() -> Iterator[tuple[int, int]]:
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if not controllers:
-            root, names, unlimited = _CGROUPS, ("memory.max", "memory.current", "inactive_file"), "max"
+            root, names = _CGROUPS, ("memory.max", "memory.current", "inactive_file")
         elif "memory" in controllers.split(","):
             root = _CGROUPS / "memory"
-            names, unlimited = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"), ""
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
         else:
             continue
         own = root / path.lstrip("/")
         # In a container the path may be the one outside, and the root the container's own group.
         for folder in (own, *own.parents) if own.is_dir() else (root,):
             if folder.is_relative_to(root):
-                yield from _limit(folder, *names, unlimited)
+                yield from _limit(folder, *names)
 
 
-def _limit(folder: Path, maximum: str, current: str, files: str, unlimited: str) -> Iterator[tuple[int, int]]:
+def _limit(folder: Path, maximum: str, current: str, files: str) -> Iterator[tuple[int, int]]:
     try:
         limit, used = ((folder / name).read_text().strip() for name in (maximum, current))
         statistics = (folder / "memory.stat").read_text()
     except OSError:  # a root has none
         return
-    if limit == unlimited:
+    if limit == "max" or int(limit) >= _UNLIMITED:
         return
     of_files = re.search(rf"^{files} (\d+)$", statistics, re.MULTILINE)
     yield int(limit), int(used) - (int(of_files.group(1)) if of_files else 0)
