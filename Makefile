@@ -110,7 +110,7 @@ bench-soak: $(STAMP) ## 2,000 small edits in one process: memory, file handles a
 audit: $(STAMP) ## known vulnerabilities of the pinned dependencies, by pip-audit (needs pypi.org)
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/python -m pip install --quiet pip-audit
-	build/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	build/audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 wheel-check: $(STAMP) ## build wheel and sdist, install the wheel in an empty environment without a compiler, and run it
 	rm -rf build/wheel dist
