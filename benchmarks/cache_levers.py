@@ -28,9 +28,10 @@ from sparsedit.models.presets import PRESETS
 from sparsedit.models.random import random_pipeline
 from sparsedit.plan import Edit, Request, stage_sites
 from sparsedit.results import Result
+from sparsedit.schedule import Schedule
 from sparsedit.settings import POLICIES
 from sparsedit.sparse.int8 import in_int8
-from sparsedit.stages import Schedule, Stages
+from sparsedit.stages import Stages
 from sparsedit.suites.demo import demo_items
 
 SIDE = 1024

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from sparsedit import __version__
-from sparsedit.measure.memory import memory_limit
 
 PACKAGES = (
     "torch",
@@ -40,6 +39,8 @@ def environment() -> dict[str, Any]:
     torch uses.
     """
     import torch
+
+    from sparsedit.measure.memory import memory_limit
 
     return {
         "sparsedit": __version__,

@@ -16,7 +16,8 @@ from diffusers import DDIMInverseScheduler, DDIMScheduler
 from torch import Tensor
 
 from sparsedit.errors import SettingsError
-from sparsedit.stages import OnStep, Schedule, Stages
+from sparsedit.schedule import Schedule
+from sparsedit.stages import OnStep, Stages
 
 SPACINGS = ("leading", "trailing")
 

@@ -159,7 +159,7 @@ def _check_parts(case: Case, variant: Variant, settings: Settings, where: str) -
         raise ManifestError(f"{where}: task control needs an edited picture: another map, or a photo with other edges")
     if task in FOLLOWING and variant.edited is not None:
         raise ManifestError(f"{where}: task {task} takes no edited picture")
-    if task in ("pan", "rotate") and (settings.way != "warm" or settings.record_steps is not None):
+    if task in MOVING and (settings.way != "warm" or settings.record_steps is not None):
         raise ManifestError(f"{where}: task {task} reads every step of its original's run: way warm, no record_steps")
     if task == "prompt" and settings.way == "alongside":
         raise ManifestError(f"{where}: task prompt follows the run of its original: way warm or cold")

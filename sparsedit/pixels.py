@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from sparsedit.control import Control
 from sparsedit.errors import SettingsError
 from sparsedit.noise import draw
-from sparsedit.stages import OnStep, Schedule, Stages, Text, refuse_not_finite
+from sparsedit.schedule import Schedule
+from sparsedit.stages import OnStep, Stages, Text, refuse_not_finite
 
 
 def stages_of(pipe: DiffusionPipeline) -> Stages:

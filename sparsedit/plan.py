@@ -17,9 +17,9 @@ from sparsedit.errors import InputError
 from sparsedit.frame import Frame
 from sparsedit.images import to_tensor
 from sparsedit.masks import difference, edit_ratio, enclosed, feather
+from sparsedit.schedule import Schedule
 from sparsedit.settings import MaskPolicy
 from sparsedit.sparse import SitePyramid, dilate
-from sparsedit.stages import Schedule
 
 Picture = Image.Image | Tensor
 """An RGB image, or a float tensor [1, 3, H, W] in [-1, 1]."""

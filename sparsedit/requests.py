@@ -9,8 +9,9 @@ from sparsedit.control import control_map
 from sparsedit.errors import InputError, SettingsError
 from sparsedit.inversion import check_invertible
 from sparsedit.plan import Picture, Request, as_tensor
+from sparsedit.schedule import Schedule
 from sparsedit.settings import FOLLOWING, TASKS
-from sparsedit.stages import Schedule, Stages
+from sparsedit.stages import Stages
 from sparsedit.tasks.refine import parts
 
 

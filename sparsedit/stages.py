@@ -6,12 +6,10 @@ decoder can each be run densely or thinly and be timed apart. Pictures are float
 
 from __future__ import annotations
 
-import copy
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
@@ -21,43 +19,15 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor, nn
 
 from sparsedit.control import Control, controlled
-from sparsedit.errors import InputError, ModelError, SettingsError
+from sparsedit.errors import InputError, ModelError
 from sparsedit.noise import draw
-from sparsedit.settings import TASKS, effective_steps
+from sparsedit.schedule import Schedule
+from sparsedit.settings import TASKS
 from sparsedit.skipping import skipping
 
 OnStep = Callable[[int, int], None]
 Renew = Callable[[int, Tensor], Tensor]
 """From the number of a step and the latents it left to those that the next step takes."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How many steps a schedule has, the share of it that is run, and the scale of classifier-free guidance.
-
-    Of noise that falls from 1 to 0, `until` says at which share of the way the last step is made (a base that a
-    refiner follows), `since` at which the first one is (the refiner, whose `strength` then says nothing).
-    Of the steps that are run only those numbered in `kept` are taken, where it is given.
-    """
-
-    steps: int
-    strength: float
-    guidance: float
-    since: float | None = None
-    until: float | None = None
-    kept: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.calls == 0:
-            raise SettingsError(
-                f"{self.steps} steps at strength {self.strength:g} leave no step to run; "
-                f"use a strength of at least {math.ceil(1000 / max(self.steps, 1)) / 1000:g}, or more steps"
-            )
-
-    @property
-    def calls(self) -> int:
-        """Denoising steps that really run."""
-        return effective_steps(self.steps, self.strength)
 
 
 @dataclass(frozen=True)
@@ -126,27 +96,12 @@ class Stages:
         return schedule.guidance > 1 and self.pipe.unet.config.time_cond_proj_dim is None
 
     def calls(self, schedule: Schedule) -> int:
-        """How often the UNet is called: once a step, but for schedulers that repeat timesteps or look at each twice."""
-        if schedule.kept is not None:
-            return len(schedule.kept)
-        scheduler = copy.deepcopy(self.pipe.scheduler)
-        scheduler.set_timesteps(schedule.steps)
-        timesteps = scheduler.timesteps
-        levels = scheduler.config.num_train_timesteps
-        if schedule.since is not None:
-            calls = int((timesteps < round(levels * (1 - schedule.since))).sum())
-            return calls + (scheduler.order == 2 and calls % 2 == 0)
-        timesteps = timesteps[(schedule.steps - schedule.calls) * scheduler.order :]
-        if schedule.until is not None:
-            timesteps = timesteps[timesteps >= round(levels * (1 - schedule.until))]
-        return len(timesteps)
+        """How often the UNet is called."""
+        return schedule.calls_of(self.pipe.scheduler)
 
     def timesteps(self, schedule: Schedule) -> list[float]:
         """The timesteps of all steps that are run, `kept` or not."""
-        scheduler = copy.deepcopy(self.pipe.scheduler)
-        scheduler.set_timesteps(schedule.steps)
-        timesteps: list[float] = scheduler.timesteps[(schedule.steps - schedule.calls) * scheduler.order :].tolist()
-        return timesteps
+        return schedule.timesteps_of(self.pipe.scheduler)
 
     def check_size(self, height: int, width: int) -> None:
         """Raise InputError for pictures whose sides the VAE cannot divide; sizes are never snapped silently."""
@@ -251,13 +206,13 @@ class Stages:
         height, width = (side * self.scale for side in latents.shape[-2:])
         # The pipeline multiplies by the scale what it is given.
         return self._run(
-            self.text_to_image, text, self._from_noise(schedule), noise, on_step, control, renew,
+            self.text_to_image, text, schedule.from_noise(), noise, on_step, control, renew,
             latents=latents / self.noise_scale(schedule), height=height, width=width,
         )  # fmt: skip
 
     def noise_scale(self, schedule: Schedule) -> float:
         """What the first step's latents are when they are noise alone, over noise of variance 1."""
-        pipe, schedule = self.text_to_image, self._from_noise(schedule)
+        pipe, schedule = self.text_to_image, schedule.from_noise()
         with self._shortened(pipe, schedule):
             pipe.scheduler.set_timesteps(schedule.steps)
             return float(pipe.scheduler.init_noise_sigma)
@@ -332,12 +287,6 @@ class Stages:
         if schedule.kept is None:
             return nullcontext()
         return skipping(pipe, schedule.steps - schedule.calls, schedule.kept)
-
-    def _from_noise(self, schedule: Schedule) -> Schedule:
-        """The same steps for text-to-image, which knows no strength."""
-        first = schedule.steps - schedule.calls
-        kept = tuple(first + place for place in schedule.kept or range(schedule.calls))
-        return replace(schedule, strength=1.0, kept=kept if len(kept) < schedule.steps else None)
 
     def _controlled(self, control: Control | None, schedule: Schedule) -> AbstractContextManager[None]:
         if control is None or self.controlnet is None:

@@ -16,6 +16,7 @@ from torch import nn
 
 from sparsedit.cache.held import HeldCache
 from sparsedit.measure.clock import Clock
+from sparsedit.schedule import Schedule
 from sparsedit.sparse import (
     ActivationCache,
     InterpolatedCache,
@@ -33,7 +34,6 @@ from sparsedit.sparse import (
 from sparsedit.sparse.cache import Remembered, Renewable
 from sparsedit.sparse.mending import Mendable
 from sparsedit.sparse.renewal import Renewal
-from sparsedit.stages import Schedule
 
 DENOISING = ("unet", "controlnet")
 """Stages that are called once a step."""

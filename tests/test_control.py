@@ -18,8 +18,8 @@ from sparsedit.errors import ModelError
 from sparsedit.images import to_tensor
 from sparsedit.measure.clock import Clock
 from sparsedit.plan import Edit, Request, plan_edit
+from sparsedit.schedule import Schedule
 from sparsedit.settings import MaskPolicy
-from sparsedit.stages import Schedule
 from tests.pipelines import controlled, tiny_sd15, tiny_sdxl
 
 POLICY = MaskPolicy(threshold=0.02, grow=3, level_dilation=0, feather=0, vae_margin=8)

@@ -19,6 +19,7 @@ from sparsedit.metrics.quality import Judge
 from sparsedit.models.loading import empty_pipeline, load_pipeline
 from sparsedit.moving import MovingEditor, plan_motion
 from sparsedit.plan import Edit, Request
+from sparsedit.schedule import Schedule
 from sparsedit.settings import POLICIES, MaskPolicy
 from sparsedit.sparse import (
     ActivationCache,
@@ -30,7 +31,7 @@ from sparsedit.sparse import (
     renewing,
     sparse,
 )
-from sparsedit.stages import Schedule, Stages
+from sparsedit.stages import Stages
 from sparsedit.tasks.canvas import Canvas, moved_picture, outpaint
 from sparsedit.tasks.pan import pan
 from sparsedit.tasks.rotate import turn

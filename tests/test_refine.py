@@ -14,8 +14,9 @@ from sparsedit.editor import SparseEditor
 from sparsedit.engines.costs import Counter
 from sparsedit.errors import SettingsError
 from sparsedit.plan import Edit
+from sparsedit.schedule import Schedule
 from sparsedit.settings import MaskPolicy
-from sparsedit.stages import Schedule, Stages
+from sparsedit.stages import Stages
 from sparsedit.tasks.refine import parts
 from tests.pipelines import ANCESTRAL, EULER, controlled, tiny_refiner, tiny_sd15, tiny_sdxl
 

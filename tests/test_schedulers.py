@@ -16,8 +16,9 @@ from sparsedit.measure.twin import Twin
 from sparsedit.models.loading import load_pipeline
 from sparsedit.models.schedulers import SCHEDULERS, named_scheduler
 from sparsedit.plan import Edit
+from sparsedit.schedule import Schedule
 from sparsedit.settings import MaskPolicy, Settings
-from sparsedit.stages import Schedule, Stages
+from sparsedit.stages import Stages
 from tests.pipelines import DDIM, EULER, SD_UNET, tiny_sd15, tiny_sdxl
 
 POLICY = MaskPolicy(threshold=0.02, grow=3, level_dilation=0, feather=0, vae_margin=8)

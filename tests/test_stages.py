@@ -22,8 +22,9 @@ from sparsedit.editor import SparseEditor
 from sparsedit.errors import ModelError
 from sparsedit.images import to_tensor
 from sparsedit.plan import Edit
+from sparsedit.schedule import Schedule
 from sparsedit.settings import MaskPolicy
-from sparsedit.stages import Schedule, Stages
+from sparsedit.stages import Stages
 from tests.pipelines import DDIM, tiny_refiner, tiny_sd15, tiny_sd21, tiny_sdxl, tiny_sdxs, tiny_ssd
 
 POLICY = MaskPolicy(threshold=0.02, grow=3, level_dilation=0, feather=0, vae_margin=8)

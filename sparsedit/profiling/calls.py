@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from sparsedit.measure.clock import Clock
 from sparsedit.measure.memory import peak_during
 from sparsedit.measure.rounds import OnRound, Run, interleave
+from sparsedit.schedule import Schedule
 from sparsedit.sparse import ActivationCache, PackedWeights, SitePyramid, record, sparse
 from sparsedit.sparse.rows import map_tensors
-from sparsedit.stages import Schedule, Stages
+from sparsedit.stages import Stages
 
 CALL = "call"
 

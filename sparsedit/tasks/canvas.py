@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparsedit.noise import draw, generators
+from sparsedit.schedule import Schedule
 from sparsedit.sparse import Motion
-from sparsedit.stages import OnStep, Schedule, Stages
+from sparsedit.stages import OnStep, Stages
 from sparsedit.tasks.generation import generate
 from sparsedit.trajectory import Trajectory
 from sparsedit.ways import Way

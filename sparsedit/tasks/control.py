@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from sparsedit.control import Control
-from sparsedit.stages import OnStep, Schedule, Stages
+from sparsedit.schedule import Schedule
+from sparsedit.stages import OnStep, Stages
 from sparsedit.tasks.generation import first_noise, generate
 from sparsedit.ways import Way
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from sparsedit.control import Control
 from sparsedit.noise import draw, generators, resumed
-from sparsedit.stages import OnStep, Renew, Schedule, Stages
+from sparsedit.schedule import Schedule
+from sparsedit.stages import OnStep, Renew, Stages
 from sparsedit.tasks.decoding import decode
 from sparsedit.ways import Way
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from sparsedit.control import Control
 from sparsedit.noise import generators, resumed
-from sparsedit.stages import OnStep, Schedule, Stages
+from sparsedit.schedule import Schedule
+from sparsedit.stages import OnStep, Stages
 from sparsedit.tasks.decoding import decode
 from sparsedit.ways import Way
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from sparsedit.noise import generators, resumed
-from sparsedit.stages import OnStep, Schedule, Stages, Text
+from sparsedit.schedule import Schedule
+from sparsedit.stages import OnStep, Stages, Text
 from sparsedit.ways import Way
 
 

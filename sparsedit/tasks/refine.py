@@ -13,7 +13,8 @@ from torch import Tensor
 from sparsedit.control import Control
 from sparsedit.errors import SettingsError
 from sparsedit.noise import generators
-from sparsedit.stages import OnStep, Schedule, Stages
+from sparsedit.schedule import Schedule
+from sparsedit.stages import OnStep, Stages
 from sparsedit.tasks.decoding import decode
 from sparsedit.ways import Way
 
