@@ -128,6 +128,11 @@ def _check_series(case: Case, settings_of: Iterable[Settings]) -> None:
         raise ManifestError(f"case {case.id!r}: a series goes on from a recording: way warm, not {first.way}")
     if first.cache_rows == "halo":
         raise ManifestError(f"case {case.id!r}: a series needs every row of its recording: leave out cache_rows halo")
+    if first.task == "prompt" and plan_dense_steps(first) is not None:
+        raise ManifestError(
+            f"case {case.id!r}: a series of prompt edits writes every step of its recording: leave out record_steps "
+            "and fidelity"
+        )
 
 
 def _check(case: Case, variant: Variant, settings: Settings) -> None:

@@ -119,6 +119,7 @@ BAD = {
     "a size for a photo": (("photo.png", *WORDS, "--size", "64x64"), "size is for an original that is made"),
     "not a size": ((*WORDS, "--size", "64"), "must be width x height"),
     "alongside": ((*WORDS, "--way", "alongside"), "way warm or cold"),
+    "a series upon a few steps": ((*WORDS, "--series", "--record-steps", "4"), "leave out record_steps"),
     "a cache": ((*WORDS, "--cache", "kept"), "a cache keeps recordings of tasks sdedit and inpaint"),
     "no pan": (("photo.png", "--task", "pan", "--by", "0,0"), "moves nothing"),
     "a pan beyond the canvas": (("photo.png", "--task", "pan", "--by", "96,0"), "leaves nothing of a picture of 96x64"),

@@ -118,14 +118,6 @@ def alongside(
         yield cache
 
 
-def refuse_swapped(model: nn.Module) -> None:
-    """Raise EngineError for a model that is in a context, or a part of which is."""
-    if any(isinstance(module.__dict__.get("forward"), Swapped) for module in model.modules()):
-        raise EngineError(
-            f"this {type(model).__name__} is already inside record(), sparse() or alongside(); leave that first"
-        )
-
-
 class Surface:
     """A model's leaves and its edge: where full tensors become thin ones and back."""
 
@@ -136,7 +128,6 @@ class Surface:
         moments: bool = False,
         graphs: ThinGraphs | None = None,
     ) -> None:
-        refuse_swapped(model)
         self.model = model
         self.packed = packed
         self.moments = moments
@@ -149,10 +140,17 @@ class Surface:
 
     @contextmanager
     def swapped(self, edge: Callable[..., Any]) -> Iterator[None]:
-        """Swap the leaves and let `edge` answer for the model, until the block is left however it is left."""
+        """Swap the leaves and let `edge` answer for the model, until the block is left however it is left.
+
+        Raises EngineError for a model that is in a context, or a part of which is.
+        """
         with ExitStack() as undo:
             with _SWAPPING:
-                refuse_swapped(self.model)
+                if any(isinstance(vars(module).get("forward"), Swapped) for module in self.model.modules()):
+                    raise EngineError(
+                        f"this {type(self.model).__name__} is already inside record(), sparse() or alongside(); "
+                        "leave that first"
+                    )
                 for leaf in self.leaves:
                     undo.enter_context(answering(leaf.module, Swapped(self._run(leaf))))
                 self.dense = self.model.forward  # as it is now: the model may itself be a leaf
