@@ -1,14 +1,14 @@
 """How many records a second the driver of a bench keeps, and what a case costs beside its models.
 
     make bench-driver                              # a minute
-    python -m benchmarks.driver --cases 700        # and whether memory stays as it is over 700 cases (long)
+    python -m benchmarks.driver --cases 700        # and whether memory stays as it is (half an hour)
     python -m benchmarks.driver --edits 30 --rounds 1 --output /tmp/look    # whether it works; its rates mean little
 
 * alone: one worker in this process that does nothing; a record is on the disk before the next one is made
 * crowd: 1,000 such workers that are always done; what came while the driver wrote is written together
 * ray: actors that do nothing, one to a core; what handing a case over and back takes
 * opening: what a worker does with a case of the demo suite before its models run: drawing its pictures
-* memory: real cases of a tiny model, in a process that is looked at as `benchmarks.soak` does
+* memory: real cases of the demo suite and model in three ways, of a few steps, looked at as `benchmarks.soak` does
 
 Records have the size of real ones. Leaves a document; the exit code is 1 where memory grew.
 """
@@ -18,24 +18,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from rich.console import Console
 
 from benchmarks.machine import machine_slug
-from benchmarks.shrunk import save_shrunk
-from benchmarks.soak import SIZES, Sample, flat, growth
+from benchmarks.soak import Sample, flat, growth
 from sparsedit.bench.driver import drive
 from sparsedit.bench.grid import Grid
 from sparsedit.bench.heads import full_head
@@ -46,11 +43,10 @@ from sparsedit.bench.progress import Progress
 from sparsedit.bench.ray_pool import RayPool, connected, places
 from sparsedit.bench.worker import Worker
 from sparsedit.environment import environment
-from sparsedit.models.presets import PRESETS
 from sparsedit.records import Record, stage_entry
 from sparsedit.runs import RunFolder
 from sparsedit.suites.catalogue import open_suite
-from sparsedit.suites.edit import DERIVED, ONLY, Inputs, Suite, SuiteEdit
+from sparsedit.suites.edit import Suite
 
 CROWD = 1000
 WAYS = ("dense", "warm", "cold")
@@ -164,30 +160,6 @@ def spread(samples: Sequence[float]) -> dict[str, float]:
     return {"median_ms": 1e3 * statistics.median(ordered), "p95_ms": 1e3 * ordered[int(0.95 * len(ordered))]}
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """Draws the pictures of a small edit, every number its own."""
-
-    number: int
-
-    def __call__(self) -> Inputs:
-        draw = random.Random(self.number)
-        width, height = SIZES[self.number % len(SIZES)]
-        original = Image.linear_gradient("L").resize((width, height)).convert("RGB")
-        edited = original.copy()
-        left, top = draw.randrange(width - 16), draw.randrange(height - 16)
-        edited.paste(tuple(draw.randrange(256) for _ in range(3)), (left, top, left + 12, top + 12))
-        return Inputs(original, edited)
-
-
-def small_suite(cases: int) -> Suite:
-    edits = (
-        SuiteEdit(f"c{number}", ONLY, None, "a hill", "a hill", Drawing(number), True, False, DERIVED)
-        for number in range(cases)
-    )
-    return Suite("small", tuple(edits), {})
-
-
 class Looks(Progress):
     """A progress that looks at the memory after every so many cases."""
 
@@ -203,8 +175,8 @@ class Looks(Progress):
 
 
 def memory(cases: int, folder: Path, every: int = EVERY) -> list[Sample]:
-    """What the process held while a tiny model made so many cases in three ways, pictures and all."""
-    tasks = plan(small_suite(cases), str(save_shrunk(PRESETS["sdxl"], folder)))
+    """What the process held while so many cases were made in three ways, pictures and all."""
+    tasks = plan(open_suite("demo", limit=cases), "demo")
     run = RunFolder.create(folder / "run", overwrite=False)
     looks = Looks(Console(stderr=True), tasks, every)
     with looks:

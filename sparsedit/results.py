@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -41,7 +42,7 @@ class Result:
     dense_calls: int = 0
     passes: int = 1
 
-    @property
+    @cached_property
     def image(self) -> Image.Image:
         return to_image(self.picture)
 
