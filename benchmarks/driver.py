@@ -8,7 +8,8 @@
 * crowd: 1,000 such workers that are always done; what came while the driver wrote is written together
 * ray: actors that do nothing, one to a core; what handing a case over and back takes
 * opening: what a worker does with a case of the demo suite before its models run: drawing its pictures
-* memory: real cases of the demo suite and model in three ways, of a few steps, looked at as `benchmarks.soak` does
+* memory: real cases of the demo suite and model in three ways, of a few steps, looked at as `benchmarks.soak` does; in
+  bfloat16 unless told, as full-size models run on a CPU: their packed weights are part of it
 
 Records have the size of real ones. Leaves a document; the exit code is 1 where memory grew.
 """
@@ -51,12 +52,14 @@ from sparsedit.suites.edit import Suite
 CROWD = 1000
 WAYS = ("dense", "warm", "cold")
 SETTINGS: dict[str, Any] = {"steps": 4, "strength": 0.8, "guidance": 3.0, "coarse": 2}
-EVERY = 10
+LOOKS = 70
+LEAST = 13
+"""Cases of which enough samples are left behind the warm-up."""
 
 
-def plan(suite: Suite, model: str) -> list[Task]:
-    """The suite's edits in three ways."""
-    return plan_tasks(suite, Wanted(Grid(), WAYS, model, {}, SETTINGS, {model: {}}))
+def plan(suite: Suite, dtype: str = "auto") -> list[Task]:
+    """The suite's edits on the demo model in three ways."""
+    return plan_tasks(suite, Wanted(Grid(), WAYS, "demo", {}, SETTINGS | {"dtype": dtype}, {"demo": {}}))
 
 
 def stub_record(task: Task, way: str) -> Record:
@@ -174,11 +177,11 @@ class Looks(Progress):
             self.samples.append(Sample.now(self.done_cases))
 
 
-def memory(cases: int, folder: Path, every: int = EVERY) -> list[Sample]:
+def memory(cases: int, dtype: str, folder: Path) -> list[Sample]:
     """What the process held while so many cases were made in three ways, pictures and all."""
-    tasks = plan(open_suite("demo", limit=cases), "demo")
+    tasks = plan(open_suite("demo", limit=cases), dtype)
     run = RunFolder.create(folder / "run", overwrite=False)
-    looks = Looks(Console(stderr=True), tasks, every)
+    looks = Looks(Console(stderr=True), tasks, max(cases // LOOKS, 1))
     with looks:
         drive(tasks, LocalPool(Worker(pictures=True)), run, looks)
     return looks.samples
@@ -187,13 +190,16 @@ def memory(cases: int, folder: Path, every: int = EVERY) -> list[Sample]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=0, help="real ones, for memory; 700 show it")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of those cases")
     parser.add_argument("--edits", type=int, default=CROWD, help="that nobody makes, for the rates")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, help="folder of the document")
     options = parser.parse_args(arguments)
+    if 0 < options.cases < LEAST:
+        parser.error(f"--cases: {options.cases} show no trend; {LEAST} at least")
     torch.set_num_threads(1)
     facts = environment()
-    demo = plan(open_suite("demo", limit=options.edits), "demo")
+    demo = plan(open_suite("demo", limit=options.edits))
     idle, crowded = Idle(demo), demo * 4
     document: dict[str, Any] = {"environment": facts}
     # The disk that results are written to, not one that may be memory.
@@ -205,9 +211,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         document["ray"] = on_ray(demo)
         document["opening"] = spread(opening(demo[:50]))
         if options.cases:
-            samples = memory(options.cases, Path(place))
+            samples = memory(options.cases, options.dtype, Path(place))
             found = growth(samples)
-            document["memory"] = {"growth": found, "flat": flat(found), "samples": [asdict(each) for each in samples]}
+            said = {"dtype": options.dtype, "growth": found, "flat": flat(found)}
+            document["memory"] = said | {"samples": [asdict(each) for each in samples]}
     (output / "driver.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({name: part for name, part in document.items() if name not in ("environment", "memory")}))
     return 0 if document.get("memory", {"flat": True})["flat"] else 1

@@ -28,7 +28,7 @@ class Result:
     `mask` (bool [H, W]) where it may differ from the picture being edited. `way` is what really ran and `reason`
     why, where that is not what was asked for. `clock` holds the seconds of the edit's own stages; `dense_calls` of its
     UNet calls were dense though others were thin. In a series it may have taken two thin `passes`: one that makes the
-    picture, and one that writes it into the recording.
+    picture, and one that writes it into the recording. `image` is the picture in 8 bits, the same object at every look.
     """
 
     picture: Tensor
