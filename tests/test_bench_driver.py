@@ -31,7 +31,7 @@ from tests.bench_folder import Watch
 
 @pytest.fixture(scope="module")
 def tasks() -> list[Task]:
-    return measured.plan(open_suite("demo", limit=12), "demo")
+    return measured.plan(open_suite("demo", limit=12))
 
 
 @pytest.fixture
