@@ -139,10 +139,10 @@ def test_the_benchmark_of_the_driver_counts_every_case_once(tasks: list[Task], t
 
 @pytest.mark.slow
 def test_memory_is_looked_at_while_real_cases_are_made(tmp_path: Path) -> None:
-    samples = measured.memory(4, tmp_path, every=2)
-    assert [sample.edits for sample in samples] == [2, 4]
+    samples = measured.memory(4, "bfloat16", tmp_path)
+    assert [sample.edits for sample in samples] == [1, 2, 3, 4]
     records = read_records(tmp_path / "run" / "records.jsonl")
-    assert [record["status"] for record in records] == ["ok"] * 12
+    assert [(record["status"], record["dtype"]) for record in records] == [("ok", "bfloat16")] * 12
 
 
 def test_what_is_published_of_a_run_is_small_and_whole(
