@@ -26,6 +26,7 @@ from sparsedit.errors import EngineError
 from sparsedit.sparse.cache import Memory
 from sparsedit.sparse.leaves import Call, Leaf
 from sparsedit.sparse.rows import thin, thin_rows
+from sparsedit.sparse.shapes import SHAPES
 
 SCORES = 1 << 24
 """On a CPU, up to this many scores (batch x heads x queries x keys) two plain matrix products beat the fused kernel."""
@@ -154,10 +155,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     """softmax(q k' / √d + mask) v, of q [B, heads, N, d] and k, v [B, heads, T, d] (Vaswani et al., 2017)."""
     if query.device.type != "cpu" or query.shape[:3].numel() * key.shape[2] > SCORES:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    scores = torch.matmul(query * query.shape[3] ** -0.5, key.transpose(2, 3))
+    count, query = query.shape[2], query * query.shape[3] ** -0.5
+    if query.dtype == torch.bfloat16:
+        query = F.pad(query, (0, 0, 0, SHAPES.length(count, *key.shape) - count))
+    scores = torch.matmul(query, key.transpose(2, 3))
     if mask is not None:
         scores = scores + mask
-    return torch.matmul(scores.softmax(3), value)
+    return torch.matmul(scores.softmax(3), value)[:, :, :count]
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparsedit.sparse.shapes import SHAPES
+
 
 class PackedWeights:
     """Re-ordered weights by module, made at their first use and made again when a weight has changed."""
@@ -25,8 +27,12 @@ class PackedWeights:
         """rows [..., I] times weight [O, I], the weight being `owner`'s, plus bias [O]."""
         if rows.dtype != torch.bfloat16 or rows.device.type != "cpu" or torch.is_grad_enabled():
             return F.linear(rows, weight, bias)
-        packed: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._of(owner, weight), bias, "none", [], "")
-        return packed
+        matrix, count = self._of(owner, weight), rows.shape[:-1].numel()
+        places = SHAPES.length(count, *weight.shape)
+        if places == count:
+            return _product(rows, matrix, bias)
+        filled = F.pad(rows.reshape(count, -1), (0, 0, 0, places - count))
+        return _product(filled, matrix, bias)[:count].view(*rows.shape[:-1], -1)
 
     def _of(self, owner: nn.Module, weight: Tensor) -> Tensor:
         key = (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
@@ -36,6 +42,11 @@ class PackedWeights:
             held = (key, torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous()))
             self._packed[owner] = held
         return held[1]
+
+
+def _product(rows: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, matrix, bias, "none", [], "")
+    return product
 
 
 def can_pack() -> bool:

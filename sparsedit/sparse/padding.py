@@ -18,14 +18,16 @@ CPU = torch.device("cpu")
 HALO_SLACK = 2
 """Halos get this many times the places they need: their rows are only fetched, and their number follows an edit's
 outline rather than its area, so that with less slack few masks would fit."""
+FEWEST = 16
+"""Places in the smallest bucket."""
 WASTE = 2
 """A mask is thought too small for places of which it would use less than one in so many."""
 
 
-def places_for(count: int) -> int:
-    """The size of a bucket that holds `count` sites: `count` rounded up to three binary digits, at least 16."""
-    step = 1 << max(count.bit_length() - 3, 3)
-    return max(-(-count // step) * step, 16)
+def places_for(count: int, digits: int = 3) -> int:
+    """The size of a bucket that holds `count` sites: `count` rounded up to so many binary digits, at least 16."""
+    step = 1 << max(count.bit_length() - digits, 3)
+    return max(-(-count // step) * step, FEWEST)
 
 
 class PaddedPyramid(SitePyramid):
