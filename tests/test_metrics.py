@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from skimage.metrics import structural_similarity
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from torchvision.transforms import Normalize, Resize
@@ -21,9 +22,10 @@ from sparsedit.metrics.backbones import BACKBONES, FOLDER_VARIABLE, find, why_mi
 from sparsedit.metrics.clip import Clip
 from sparsedit.metrics.fidelity import fidelity
 from sparsedit.metrics.perceptual import Lpips
-from sparsedit.metrics.pixels import border_jump, mse, psnr, ssim, unit
+from sparsedit.metrics.pixels import border_jump, mse, psnr, unit
 from sparsedit.metrics.protocol import PNP_V1, PROTOCOLS, SPARSE_VS_DENSE, WHOLE_V1, explain, get_protocol
 from sparsedit.metrics.scorer import Pair, Scorer
+from sparsedit.metrics.ssim import ssim, ssim_map
 from sparsedit.metrics.structure import Structure
 from tests.backbones import save_backbone
 
@@ -86,6 +88,21 @@ def test_ssim_and_psnr_are_those_of_torchmetrics() -> None:
     a, b = batch(A), batch(B)
     assert ssim(unit(A), unit(B)) == pytest.approx(their_ssim(a, b), abs=1e-5)
     assert psnr(unit(A), unit(B)) == pytest.approx(peak_signal_noise_ratio(a, b, data_range=1.0).item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [(11, 11), (11, 40), (47, 64), (256, 256)])
+@pytest.mark.parametrize("noise", [0.0, 1e-3, 0.1, 1.0])
+def test_ssim_is_that_of_scikit_image_at_every_pixel(size: tuple[int, int], noise: float) -> None:
+    random = np.random.default_rng(0)
+    smooth = np.add.outer(np.linspace(0, 0.6, size[0]), np.linspace(0, 0.4, size[1]))[..., None] * np.ones(3)
+    a = smooth if noise < 1 else random.random((*size, 3))
+    b = np.clip(a + random.normal(0, noise, a.shape), 0, 1)
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    theirs = structural_similarity(a, b, data_range=1.0, channel_axis=2, full=True, **options)
+    single = structural_similarity(*(c.astype(np.float32) for c in (a, b)), data_range=1.0, channel_axis=2, **options)
+    assert ssim(a, b) == pytest.approx(theirs[0], abs=2e-5)
+    assert ssim(a, b) == pytest.approx(single, abs=2e-6)
+    np.testing.assert_allclose(ssim_map(a, b), theirs[1].mean(2), atol=5e-4)
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (20, 30), (47, 63)])

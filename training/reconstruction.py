@@ -18,7 +18,8 @@ from diffusers import AutoencoderTiny
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from sparsedit.metrics.pixels import psnr, ssim_map
+from sparsedit.metrics.pixels import psnr
+from sparsedit.metrics.ssim import ssim_map
 from sparsedit.models.silence import silence
 from sparsedit.suites.scenes.render import render
 from sparsedit.suites.scenes.scene import HEIGHT, Scene, sample_scene

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sparsedit.metrics.pixels import psnr, ssim_map
+from sparsedit.metrics.pixels import psnr
+from sparsedit.metrics.ssim import ssim_map
 from training import checkpoint
 from training.arguments import add_run, command, crew_size, device_of, run_of
 from training.fused import fuse

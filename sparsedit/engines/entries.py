@@ -6,8 +6,6 @@ import dataclasses
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from sparsedit.calibration import plan_dense_steps
 from sparsedit.editor import SparseEditor
 from sparsedit.engines.costs import Counter, StageCost
@@ -185,7 +183,7 @@ def fidelity(judge: Judge, done: Done, asked: str) -> Entry:
     `outside_equal` says whether what was not to change did not; None for a sdedit asked for cold, which has nothing to
     keep, not even where it ran densely instead.
     """
-    result, outside = done.result, ~done.result.mask
+    result = done.result
     whole = done.request.task == "inpaint" or result.way == "none"
     kept = done.request.original if whole else done.whole.picture
     if done.request.task in ("pan", "rotate"):
@@ -194,7 +192,7 @@ def fidelity(judge: Judge, done: Done, asked: str) -> Entry:
     if done.dense is not None:
         regions = {"inside": result.plan.changed.numpy(), "mask": result.mask.numpy()}
         scores = judge.fidelity(result.image, done.dense.image, regions)
-    equal = torch.equal(result.picture[..., outside], kept[..., outside])
+    equal = bool(((result.picture == kept).flatten(0, -3).all(0) | result.mask).all())
     nothing_kept = done.free or (asked == "cold" and not whole and done.request.task != "prompt")
     return {"protocol": SPARSE_VS_DENSE.name, **scores, "outside_equal": None if nothing_kept else equal}
 

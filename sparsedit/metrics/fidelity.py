@@ -13,7 +13,8 @@ from PIL import Image
 
 from sparsedit.images import to_tensor
 from sparsedit.metrics.perceptual import MIN_SIDE, Lpips
-from sparsedit.metrics.pixels import SSIM_WINDOW, Mask, Pixels, psnr_of, ssim_map, unit
+from sparsedit.metrics.pixels import Mask, Pixels, psnr_of, unit
+from sparsedit.metrics.ssim import WINDOW, ssim_map
 
 
 def fidelity(
@@ -33,7 +34,7 @@ def fidelity(
     shape = a.shape[:2]
     squares = (a - b) ** 2
     similarity = None
-    if min(shape) >= SSIM_WINDOW:
+    if min(shape) >= WINDOW:
         similarity = np.ones(shape)
         if squares.any():
             box = (slice(None), slice(None)) if whole else _around(list(regions.values()))
@@ -55,9 +56,9 @@ def _around(regions: list[Mask]) -> tuple[slice, slice]:
     """Rows and columns of all regions and of what SSIM's window sees around them, never less than the window."""
     edited = np.logical_or.reduce(regions)
     if not edited.any():
-        return slice(0, SSIM_WINDOW), slice(0, SSIM_WINDOW)
+        return slice(0, WINDOW), slice(0, WINDOW)
     found = (np.flatnonzero(edited.any(axis=axis)) for axis in (1, 0))
-    rows, columns = (slice(max(int(at[0]) - SSIM_WINDOW, 0), int(at[-1]) + 1 + SSIM_WINDOW) for at in found)
+    rows, columns = (slice(max(int(at[0]) - WINDOW, 0), int(at[-1]) + 1 + WINDOW) for at in found)
     return rows, columns
 
 

@@ -1,27 +1,18 @@
-"""Scores computed from pixels alone: MSE, PSNR and SSIM of arrays with values in [0, 1].
+"""Scores computed pixel by pixel: MSE, PSNR and seams of arrays with values in [0, 1].
 
-A score that does not exist is None: PSNR of equal pixels, anything of none, SSIM of a picture smaller than its window.
-SSIM is computed in single precision, as PnP Inversion's evaluation does.
+A score that does not exist is None: PSNR of equal pixels, anything of none.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from skimage.metrics import structural_similarity
 
 Pixels = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-
-SSIM_WINDOW = 11
-"""Side of SSIM's Gaussian window in pixels."""
-
-# Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity" (2004): sigma 1.5.
-_SSIM = {"data_range": 1.0, "channel_axis": 2, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 
 
 def unit(image: Image.Image) -> Pixels:
@@ -42,24 +33,6 @@ def psnr(a: Pixels, b: Pixels) -> float | None:
 def psnr_of(error: float | None) -> float | None:
     """PSNR in dB of a mean squared error."""
     return -10 * math.log10(error) if error else None
-
-
-def ssim(a: Pixels, b: Pixels) -> float | None:
-    """Mean SSIM of pictures [H, W, 3] over the places where the whole window fits; None when it fits nowhere."""
-    if min(a.shape[:2]) < SSIM_WINDOW:
-        return None
-    return float(_ssim(a, b))
-
-
-def ssim_map(a: Pixels, b: Pixels) -> Pixels:
-    """SSIM [H, W] of two pictures [H, W, 3], averaged over the channels; at the borders the window is mirrored."""
-    _, full = _ssim(a, b, full=True)
-    result: Pixels = full.mean(axis=2, dtype=np.float64)
-    return result
-
-
-def _ssim(a: Pixels, b: Pixels, **options: Any) -> Any:
-    return structural_similarity(a.astype(np.float32), b.astype(np.float32), **_SSIM, **options)
 
 
 def border_jump(picture: Pixels, mask: Mask) -> float | None:

@@ -22,8 +22,9 @@ from sparsedit.metrics.backbones import backbones_of, find, why_missing
 from sparsedit.metrics.clip import Clip
 from sparsedit.metrics.fidelity import fidelity
 from sparsedit.metrics.perceptual import MIN_SIDE, Lpips
-from sparsedit.metrics.pixels import SSIM_WINDOW, Mask, Pixels, border_jump, mse, psnr, ssim, unit
+from sparsedit.metrics.pixels import Mask, Pixels, border_jump, mse, psnr_of, unit
 from sparsedit.metrics.protocol import Protocol, check_metrics
+from sparsedit.metrics.ssim import WINDOW, ssim
 from sparsedit.metrics.structure import Structure
 from sparsedit.suites.brackets import strip_brackets
 from sparsedit.suites.pie import with_border
@@ -182,9 +183,10 @@ class Scorer:
             missing |= dict.fromkeys(set(self.metrics) & {"psnr", "ssim", "mse", "lpips"}, pair.background_fault)
             row |= dict.fromkeys(("psnr", "ssim", "mse"), None)
         else:
-            row |= {"psnr": psnr(pair.a, pair.b), "ssim": ssim(pair.a, pair.b), "mse": mse(pair.a, pair.b)}
+            error = mse(pair.a, pair.b)
+            row |= {"psnr": psnr_of(error), "ssim": ssim(pair.a, pair.b), "mse": error}
             if row["ssim"] is None and "ssim" in self.metrics:
-                missing["ssim"] = _FEWER_THAN.format(side=SSIM_WINDOW)
+                missing["ssim"] = _FEWER_THAN.format(side=WINDOW)
         if "seam" in self.metrics:
             row |= {"seam": pair.seam(pair.result), "seam_reference": pair.seam(pair.reference)}
             if row["seam"] is None:
@@ -292,7 +294,7 @@ def _no_value(metric: str, region: str, masks: Mapping[str, Mask], pair: _Prepar
         return "needs a mask, to tell inside from outside"
     if region != "whole" and not masks[region].any():
         return "the mask covers everything" if region == "outside" else "the mask is empty"
-    smallest = {"ssim": SSIM_WINDOW, "lpips": MIN_SIDE}.get(metric, 0)
+    smallest = {"ssim": WINDOW, "lpips": MIN_SIDE}.get(metric, 0)
     return _FEWER_THAN.format(side=smallest) if min(pair.a.shape[:2]) < smallest else ""
 
 

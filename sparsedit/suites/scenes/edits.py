@@ -154,7 +154,8 @@ def _seen(source: Scene, target: Scene) -> bool:
 
 
 def _differ(before: Picture, after: Picture) -> npt.NDArray[np.bool_]:
-    return np.abs(before.astype(int) - after).max(-1) > _MASK_LEVELS
+    red, green, blue = np.moveaxis(np.maximum(before, after) - np.minimum(before, after) > _MASK_LEVELS, -1, 0)
+    return red | green | blue
 
 
 def _other(rng: np.random.Generator, words: Sequence[Word], *taken: str) -> Word:

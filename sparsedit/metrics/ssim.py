@@ -1,0 +1,58 @@
+"""SSIM of pictures with values in [0, 1] (Wang et al., "Image Quality Assessment: From Error Visibility to Structural
+Similarity", 2004; equation 13).
+
+Gaussian window of sigma 1.5, cut at 11 pixels, population covariances, averaged over the channels: scikit-image's
+`structural_similarity` with these settings and single precision, as PnP Inversion's evaluation has it; a test holds the
+means within 2e-6 of its. In a third of its time: a bench scores every edit three times.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparsedit.metrics.pixels import Pixels
+
+WINDOW = 11
+"""Side of the window in pixels."""
+MARGIN = WINDOW // 2
+SIGMA = 1.5
+C1, C2 = 0.01**2, 0.03**2
+
+
+def ssim(a: Pixels, b: Pixels) -> float | None:
+    """Mean SSIM of pictures [H, W, 3] over the places where the whole window fits; None when it fits nowhere."""
+    if min(a.shape[:2]) < WINDOW:
+        return None
+    inside = slice(MARGIN, -MARGIN)
+    return float(ssim_map(a, b)[inside, inside].mean())
+
+
+def ssim_map(a: Pixels, b: Pixels) -> Pixels:
+    """SSIM [H, W] of two pictures [H, W, 3], averaged over the channels; at the borders the window is mirrored."""
+    x, y = _padded(a), _padded(b)
+    with torch.inference_mode():
+        mean_x, mean_y, squares, product = _blurred(torch.cat([x, y, x * x + y * y, x * y], 1))[0].split(x.shape[1])
+        means = mean_x * mean_y
+        mean_squares = mean_x * mean_x + mean_y * mean_y
+        luminance = (2 * means + C1) / (mean_squares + C1)
+        structure = (2 * (product - means) + C2) / (squares - mean_squares + C2)
+        result: Pixels = (luminance * structure).mean(0, dtype=torch.float64).numpy()
+    return result
+
+
+def _padded(picture: Pixels) -> Tensor:
+    """[H, W, C] -> [1, C, H + 10, W + 10], whose memory stays channels-last, as the convolutions are fast in."""
+    around = ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0))
+    return torch.from_numpy(np.pad(picture.astype(np.float32), around, mode="symmetric")).permute(2, 0, 1)[None]
+
+
+def _blurred(maps: Tensor) -> Tensor:
+    """[1, M, H + 10, W + 10] -> every map under the window, [1, M, H, W]."""
+    offsets = torch.arange(-MARGIN, MARGIN + 1, dtype=torch.float64)
+    weights = torch.exp(-0.5 * (offsets / SIGMA) ** 2)
+    count = maps.shape[1]
+    kernel = (weights / weights.sum()).float().expand(count, 1, 1, WINDOW)
+    return F.conv2d(F.conv2d(maps, kernel.transpose(2, 3), groups=count), kernel, groups=count)
