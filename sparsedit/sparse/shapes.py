@@ -15,7 +15,7 @@ FREE = 512
 """Shapes that a process runs as they are; 0.4 GB of kernels."""
 DIGITS = 3
 """Binary digits of later lengths: four from one power of two to the next, so that a twelfth of the rows is filling.
-With four digits, half as much, new lengths were still met after 400 masks, and memory still rose."""
+With four digits, half as much, new lengths are met for longer."""
 
 
 class Shapes:
