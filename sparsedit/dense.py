@@ -76,10 +76,7 @@ class DenseEditor:
         self, plan: Plan, base: Tensor, generated: Tensor, latents: Tensor, way: str, reason: str | None, clock: Clock
     ) -> Result:
         width = self.policy.blend_width(drawn=plan.mask_source in ("user", "motion"))
-        picture = generated
-        if base is not generated:
-            with clock.stage("blending"):
-                picture = composite(base, generated, plan.blend, width)
+        picture = generated if base is generated else composite(base, generated, plan.blend, width)
         reason = "; ".join(filter(None, (reason, plan.hint))) or None
         return Result(picture, generated, latents, plan.blend, way, reason, plan, clock)
 
