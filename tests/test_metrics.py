@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from skimage.metrics import structural_similarity
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from torchvision.transforms import Normalize, Resize
+from transformers import CLIPModel, ViTModel
 
 from sparsedit.errors import InputError, ModelError, SettingsError
 from sparsedit.metrics.backbones import BACKBONES, FOLDER_VARIABLE, find, why_missing
@@ -222,6 +224,22 @@ def test_a_damaged_network_is_refused_by_name(name: str, kind: Any, tmp_path: Pa
         file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(ModelError, match=place.name):
         kind("squeeze", place) if kind is Lpips else kind(place)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+@pytest.mark.parametrize(("name", "kind"), [("clip", Clip), ("dino", Structure), ("lpips", partial(Lpips, "squeeze"))])
+def test_want_of_memory_is_no_fault_of_a_network(
+    name: str, kind: Any, error: Exception, backbones: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise error
+
+    for owner, reader in ((CLIPModel, "from_pretrained"), (ViTModel, "from_pretrained"), (torch, "load")):
+        monkeypatch.setattr(owner, reader, full)
+    place = find(name, backbones)
+    assert place is not None
+    with pytest.raises(type(error)):
+        kind(place)
 
 
 # Where networks are found

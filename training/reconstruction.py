@@ -1,6 +1,6 @@
 """How well an autoencoder keeps a picture: PSNR, SSIM, and the fine contrast of stars and window frames.
 
-PSNR and SSIM are those of `sparsedit.metrics.fidelity` (SSIM by scikit-image: Gaussian window of sigma 1.5,
+PSNR and SSIM are those of `sparsedit.metrics.fidelity` (SSIM: Gaussian window of sigma 1.5,
 data_range 1), per picture, then averaged.
 """
 

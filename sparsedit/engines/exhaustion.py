@@ -8,9 +8,7 @@ import torch
 
 from sparsedit.engines.editors import Editors
 from sparsedit.errors import SparseditError
-
-# What torch's allocator for CPUs says, whose exception is a plain RuntimeError.
-_SAID = ("DefaultCPUAllocator", "not enough memory", "can't allocate memory")
+from sparsedit.measure.memory import ran_out
 
 FAILURES = (SparseditError, MemoryError, RuntimeError)
 """All that `reason_of` may have a reason for; torch's own kinds of exhaustion are RuntimeErrors."""
@@ -25,11 +23,7 @@ def reason_of(error: Exception) -> str | None:
     """What a record says of a failure; None for one that is a defect, and ends the run."""
     if isinstance(error, SparseditError):
         return str(error)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return OUT_OF_MEMORY
-    if isinstance(error, RuntimeError) and any(words in str(error) for words in _SAID):
-        return OUT_OF_MEMORY
-    return None
+    return OUT_OF_MEMORY if ran_out(error) else None
 
 
 def free(editors: Editors) -> None:

@@ -17,6 +17,16 @@ _MEMORY = Path("/proc/meminfo")
 _UNLIMITED = 1 << 62
 """Cgroups of version 1 have no word for it but the largest number of whole pages."""
 
+# What torch's allocator for CPUs says, whose exception is a plain RuntimeError.
+_SAID = ("DefaultCPUAllocator", "not enough memory", "can't allocate memory")
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether this was raised for want of memory, Python's, the CPU's or a device's."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _SAID)
+
 
 def peak_bytes(device: torch.device) -> int:
     """Largest memory held since `forget_peak`, or since the start where that could not be.

@@ -8,7 +8,8 @@ keep theirs. Files that torch saved are read as weights only, so no code in them
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
@@ -18,12 +19,24 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 
 from sparsedit.errors import ModelError
+from sparsedit.measure.memory import ran_out
 from sparsedit.metrics.protocol import NETWORKS, Protocol
 
 FOLDER_VARIABLE = "SPARSEDIT_BACKBONES"
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+
+
+@contextmanager
+def refusing(said: str) -> Iterator[None]:
+    """A network is read in the block; what stops that is a ModelError that begins with `said`, want of memory aside."""
+    try:
+        yield
+    except Exception as error:  # torch and transformers raise whatever a foreign file made them stumble over
+        if ran_out(error):
+            raise
+        raise ModelError(f"{said} ({error})") from error
 
 
 @dataclass(frozen=True)

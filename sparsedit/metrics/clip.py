@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
-from sparsedit.errors import ModelError
+from sparsedit.metrics.backbones import refusing
 from sparsedit.models.silence import silence
 
 
@@ -23,12 +23,9 @@ class Clip:
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu") -> None:
         """Read model, tokenizer and picture settings; ModelError if they cannot be used."""
-        try:
-            with silence():
-                self.model = _read(CLIPModel, folder, dtype=torch.float32)
-                self.processor = _read(CLIPProcessor, folder)
-        except Exception as error:  # a foreign folder: transformers raises many kinds
-            raise ModelError(f"{folder} is not a CLIP model ({error})") from error
+        with refusing(f"{folder} is not a CLIP model"), silence():
+            self.model = _read(CLIPModel, folder, dtype=torch.float32)
+            self.processor = _read(CLIPProcessor, folder)
         self.model.requires_grad_(False).to(device).eval()
         self.device = device
 

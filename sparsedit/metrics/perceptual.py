@@ -13,7 +13,7 @@ import lpips
 import torch
 from torch import Tensor
 
-from sparsedit.errors import ModelError
+from sparsedit.metrics.backbones import refusing
 
 MIN_SIDE = 32
 """The smallest picture, in pixels, of which every layer of the networks leaves something."""
@@ -49,8 +49,6 @@ class Lpips:
 
 def _backbone(path: Path, names: list[str]) -> dict[str, Tensor]:
     """torchvision's weights under the package's names: `features.3.weight` is `slice2.3.weight` there."""
-    try:
+    with refusing(f"{path} is not a network of torchvision's that LPIPS can use"):
         saved = torch.load(path, map_location="cpu", weights_only=True)
         return {name: saved["features." + name.partition(".")[2]] for name in names}
-    except Exception as error:  # torch raises whatever the broken file made it stumble over
-        raise ModelError(f"{path} is not a network of torchvision's that LPIPS can use ({error})") from error

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms.functional import normalize, resize
 from transformers import ViTModel
 
-from sparsedit.errors import ModelError
+from sparsedit.metrics.backbones import refusing
 from sparsedit.models.silence import silence
 
 LAYER = 11
@@ -27,11 +27,9 @@ class Structure:
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu") -> None:
         """Read the transformer; ModelError if it cannot be used."""
-        try:
+        with refusing(f"{folder} is not a DINO vision transformer of 12 layers"):
             self.model = _read(folder)
             self.keys_of = self.model.layers[LAYER].attention.k_proj
-        except Exception as error:  # a foreign folder: transformers raises many kinds
-            raise ModelError(f"{folder} is not a DINO vision transformer of 12 layers ({error})") from error
         self.model.requires_grad_(False).to(device).eval()
         self.device = device
 

@@ -156,8 +156,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     if query.device.type != "cpu" or query.shape[:3].numel() * key.shape[2] > SCORES:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     count, query = query.shape[2], query * query.shape[3] ** -0.5
-    if query.dtype == torch.bfloat16:
-        query = F.pad(query, (0, 0, 0, SHAPES.length(count, *key.shape) - count))
+    if query.dtype == torch.bfloat16 and (places := SHAPES.length(count, *key.shape)) != count:
+        query = F.pad(query, (0, 0, 0, places - count))
     scores = torch.matmul(query, key.transpose(2, 3))
     if mask is not None:
         scores = scores + mask

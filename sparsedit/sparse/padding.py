@@ -24,9 +24,9 @@ WASTE = 2
 """A mask is thought too small for places of which it would use less than one in so many."""
 
 
-def places_for(count: int, digits: int = 3) -> int:
-    """The size of a bucket that holds `count` sites: `count` rounded up to so many binary digits, at least 16."""
-    step = 1 << max(count.bit_length() - digits, 3)
+def places_for(count: int) -> int:
+    """The size of a bucket that holds `count` sites: `count` rounded up to three binary digits, at least 16."""
+    step = 1 << max(count.bit_length() - 3, 3)
     return max(-(-count // step) * step, FEWEST)
 
 

@@ -3,8 +3,9 @@
 For every new number of rows that meets a matrix, oneDNN makes a kernel, in a millisecond, and keeps it for as long as
 the process lives, in 0.7 MB (benchmarks/NOTES.md). One mask brings tens of such shapes and a suite of them thousands.
 So the first few shapes run as they are, which is fastest for edits with a few masks, and later ones with their rows
-filled up to one of the few lengths that all can share. No bit of a result tells which: a row's sum does not depend on
-the rows beside it, but for products of under 16 rows, which take other kernels and are always filled up.
+filled up, by a twelfth on average, to one of the few lengths that all can share. No bit of a result tells which: a
+row's sum does not depend on the rows beside it, but for products of under 16 rows, which take other kernels and are
+always filled up.
 """
 
 from __future__ import annotations
@@ -13,9 +14,6 @@ from sparsedit.sparse.padding import FEWEST, places_for
 
 FREE = 512
 """Shapes that a process runs as they are; 0.4 GB of kernels."""
-DIGITS = 3
-"""Binary digits of later lengths: four from one power of two to the next, so that a twelfth of the rows is filling.
-With four digits, half as much, new lengths are met for longer."""
 
 
 class Shapes:
@@ -31,7 +29,7 @@ class Shapes:
         if count >= FEWEST and (shape in self.met or len(self.met) < self.free):
             self.met.add(shape)
             return count
-        return places_for(count, DIGITS)
+        return places_for(count)
 
 
 SHAPES = Shapes()

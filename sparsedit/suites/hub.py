@@ -17,6 +17,7 @@ from typing import Any
 
 from sparsedit.errors import InputError, shown
 from sparsedit.manifest import check_id
+from sparsedit.measure.memory import ran_out
 from sparsedit.suites.edit import Suite, item_edit
 from sparsedit.suites.item import Pictures, SuiteItem
 from sparsedit.suites.pie import FOLDERS
@@ -95,7 +96,9 @@ def _rows(folder: Path | None, configuration: str) -> Any:
         else:
             rows = datasets.load_from_disk(str(folder / configuration))
             rows = rows[SPLIT] if isinstance(rows, datasets.DatasetDict) else rows
-    except Exception as error:  # whatever a library of many back ends raises
+    except Exception as error:  # whatever a library of many back ends raises, want of memory aside
+        if ran_out(error):
+            raise
         raise InputError(f"{folder or REPOSITORY}, {configuration}, cannot be read ({error})") from error
     if missing := [column for column in _NEEDED if column not in rows.column_names]:
         raise InputError(f"{folder or REPOSITORY}, {configuration}, has no column {missing[0]!r}")
