@@ -19,6 +19,9 @@ from sparsedit.stages import OnStep
 from sparsedit.tasks.run import run_task
 from sparsedit.ways import Dense, Way
 
+BLENDING = "blending"
+"""What is timed beside the models: putting what was generated into the picture that is kept."""
+
 
 class DenseEditor:
     """Edits that compute everything.
@@ -76,7 +79,10 @@ class DenseEditor:
         self, plan: Plan, base: Tensor, generated: Tensor, latents: Tensor, way: str, reason: str | None, clock: Clock
     ) -> Result:
         width = self.policy.blend_width(drawn=plan.mask_source in ("user", "motion"))
-        picture = generated if base is generated else composite(base, generated, plan.blend, width)
+        picture = generated
+        if base is not generated:
+            with clock.stage(BLENDING):
+                picture = composite(base, generated, plan.blend, width)
         reason = "; ".join(filter(None, (reason, plan.hint))) or None
         return Result(picture, generated, latents, plan.blend, way, reason, plan, clock)
 

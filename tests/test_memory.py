@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ import torch
 
 from sparsedit.errors import CacheError
 from sparsedit.measure import memory as module
-from sparsedit.measure.memory import memory_left, memory_limit
+from sparsedit.measure.memory import give_back, memory_left, memory_limit
 from sparsedit.sparse import ActivationCache, record
 from tests.engine import model_of
 from tests.families import FAMILIES
@@ -159,3 +160,24 @@ def test_under_a_real_limit_a_recording_without_room_is_a_record_and_the_run_end
     assert "are to come, and" in record["reason"]
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["memory_limit_bytes"] == 6 << 30
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="a C library that gives nothing back")
+def test_free_memory_between_blocks_in_use_goes_back() -> None:
+    heap = ctypes.CDLL(None)
+    heap.malloc.restype, heap.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    blocks = [heap.malloc(64 << 10) for _ in range(2000)]
+    for block in blocks:
+        ctypes.memset(ctypes.c_void_p(block), 1, 64 << 10)
+    for number, block in enumerate(blocks):
+        if number % 50:
+            heap.free(block)
+    held = resident()
+    give_back()
+    assert held - resident() > 100 * MB
+    for block in blocks[::50]:
+        heap.free(block)
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -81,7 +81,7 @@ def test_thin_in_every_way(name: str, original: Image.Image, edited: Image.Image
     assert torch.equal(together.picture[..., outside], whole.picture[..., outside])
     assert torch.allclose(warm.picture, together.picture, atol=1e-4)
     assert not torch.allclose(warm.picture[..., ~outside], recorded.picture[..., ~outside], atol=1e-3)
-    assert set(warm.clock.samples) == {"unet"}
+    assert set(warm.clock.samples) == {"unet", "blending"}
 
 
 @pytest.mark.parametrize("name", PIPELINES)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sparsedit.sparse import PackedWeights, attention, packing
+from sparsedit.sparse import shapes as shapes_module
 from sparsedit.sparse.attention import attend
 from sparsedit.sparse.packing import can_pack
 from sparsedit.sparse.shapes import Shapes
@@ -25,12 +26,27 @@ def test_lengths_hold_their_rows(asked, free):
         length = shapes.length(count, 8, 8)
         assert max(count, 16) <= length < max(1.25 * count + 8, 17)
         assert shapes.length(length, 8, 8) == length
-    assert len(shapes.met) <= free
+    assert shapes.met[8, 8] == sorted(set(shapes.met[8, 8]))
+    assert shapes.count == len(shapes.met[8, 8])
 
 
 def test_the_first_shapes_run_as_they_are_and_go_on_so():
     shapes = Shapes(2)
     assert [shapes.length(count, 8) for count in (101, 205, 307, 101, 205)] == [101, 205, 320, 101, 205]
+
+
+def test_later_rows_run_with_a_number_that_was_met_where_it_is_not_much_larger():
+    shapes = Shapes(2)
+    assert [shapes.length(count, 8) for count in (101, 205, 90, 100, 204, 102, 170, 150)] == [
+        *(101, 205, 101, 101, 205, 112, 205, 160)
+    ]
+
+
+def test_rows_run_with_up_to_twice_their_number_when_many_have_been_met(monkeypatch):
+    monkeypatch.setattr(shapes_module, "NEAR", 1)
+    shapes = Shapes(1)
+    asked = (300, 100, 151, 150, 149, 9)
+    assert [shapes.length(count, 8) for count in asked] == [300, 112, 300, 300, 160, 16]
 
 
 def test_another_matrix_is_another_shape():
@@ -43,8 +59,11 @@ def test_few_rows_are_filled_up_from_the_first():
 
 
 def test_many_masks_share_few_lengths():
-    shapes = Shapes(0)
-    assert len({shapes.length(count, 8) for count in range(1, 4097)}) == 31
+    shapes = Shapes(64)
+    for start in (1, 7, 3):
+        for count in range(start, 4097, 7):
+            shapes.length(count, 8)
+    assert len(shapes.met[8]) < 64 + 31
 
 
 @pytest.fixture

@@ -79,8 +79,9 @@ def time_edit(runs: EditRuns, sampling: Sampling, on_round: OnRound) -> dict[str
     return {
         "seconds": {kind: dict(clock.samples) for kind, clock in clocks.items()},
         "calls": {
-            kind: {stage: texts if stage == TEXT else entered * times[stage] for stage, entered in by_stage.items()}
-            for kind, by_stage in runs.entered.items()
+            kind: {stage: entered[stage] * calls for stage, calls in times.items() if stage in entered}
+            | ({TEXT: texts} if TEXT in entered else {})
+            for kind, entered in runs.entered.items()
         },
         "record_s": recorded.clock.total,
         "memory": peaks | {"cache_bytes": recorded.nbytes},

@@ -119,10 +119,14 @@ class Patch:
 def over(image: Plane, alpha: Plane, colour: Plane) -> None:
     """Blend in place: image [H, W, 3] towards colour [H, W, 3] or [3] by alpha [H, W]."""
     covered = np.flatnonzero(alpha.any(axis=1))
-    if covered.size:
-        rows = slice(covered[0], covered[-1] + 1)
-        part = image[rows]
-        part += alpha[rows, :, None] * ((colour[rows] if colour.ndim == 3 else colour) - part)
+    if not covered.size:
+        return
+    rows = slice(covered[0], covered[-1] + 1)
+    some = alpha[rows]
+    # A channel at a time: numpy is slow where the innermost of its loops is only three long.
+    for channel in range(3):
+        part = image[rows, :, channel]
+        part += some * ((colour[rows, :, channel] if colour.ndim == 3 else colour[channel]) - part)
 
 
 def smoothstep(x: Plane | float, low: float | Plane, high: float | Plane) -> Plane:

@@ -32,7 +32,8 @@ def render(scene: Scene, *, flat: bool = False) -> Picture:
     _paint_house_and_trees(canvas)
     image = canvas.image
     if not flat:
-        image *= 1 + 0.02 * texture("soft", canvas.rng(Layer.GRAIN), scene.width)[..., None]
+        grain = 1 + 0.02 * texture("soft", canvas.rng(Layer.GRAIN), scene.width)
+        image *= np.repeat(grain[..., None], 3, axis=2)
     np.clip(image, 0, 1, out=image)
     return (image * 255 + 0.5).astype(np.uint8)
 

@@ -30,11 +30,12 @@ def _paint_gradient(canvas: Canvas) -> None:
     top, middle, horizon = canvas.top, canvas.middle, canvas.horizon
     t = np.clip(canvas.rows[:, :1] / canvas.scene.horizon, 0, 1)[..., None]
     if canvas.flat:
-        canvas.image[:] = np.where(t < 0.5, (top + middle) / 2, (middle + horizon) / 2)
-        return
-    upper = top + (middle - top) * (t / 0.55)
-    lower = middle + (horizon - middle) * ((t - 0.55) / 0.45)
-    canvas.image[:] = np.where(t < 0.55, upper, lower)
+        gradient = np.where(t < 0.5, (top + middle) / 2, (middle + horizon) / 2)
+    else:
+        upper = top + (middle - top) * (t / 0.55)
+        lower = middle + (horizon - middle) * ((t - 0.55) / 0.45)
+        gradient = np.where(t < 0.55, upper, lower)
+    canvas.image[:] = np.repeat(gradient, canvas.scene.width, axis=1)
 
 
 def _paint_stars(canvas: Canvas) -> None:
