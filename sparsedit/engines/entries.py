@@ -111,13 +111,15 @@ def stage_entries(counter: Counter, editor: SparseEditor, done: Done) -> dict[st
     """
     request, whole, result = done.request, done.whole, done.result
     dense_clock = done.dense.clock if done.dense else result.clock if result.way == "dense" else None
-    recorded = replace(request, schedule=replace(request.schedule, kept=whole.kept))
-    few = counter.stages(editor, recorded)
+    every = counter.stages(editor, request)
+    few = every
+    if whole.kept is not None:
+        few = counter.stages(editor, replace(request, schedule=replace(request.schedule, kept=whole.kept)))
     ran = counter.stages(editor, done.ran) if done.ran else {}
     after = request.task == "prompt"  # its cold edits follow a run of the original's; others are coarse themselves
     new_prompt = result.plan.prompt != request.prompt and (after or result.way != "cold")
     stages: dict[str, Entry] = {}
-    for stage, counted in counter.stages(editor, request).items():
+    for stage, counted in every.items():
         made = few[stage]
         recording = made.cost() + _between(done, stage, counted)
         stages[stage] = {

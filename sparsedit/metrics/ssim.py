@@ -27,13 +27,18 @@ def ssim(a: Pixels, b: Pixels) -> float | None:
     """Mean SSIM of pictures [H, W, 3] over the places where the whole window fits; None when it fits nowhere."""
     if min(a.shape[:2]) < WINDOW:
         return None
-    inside = slice(MARGIN, -MARGIN)
-    return float(ssim_map(a, b)[inside, inside].mean())
+    return float(_similarity(a, b).mean())
 
 
 def ssim_map(a: Pixels, b: Pixels) -> Pixels:
     """SSIM [H, W] of two pictures [H, W, 3], averaged over the channels; at the borders the window is mirrored."""
-    x, y = _padded(a), _padded(b)
+    around = ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0))
+    return _similarity(*(np.pad(picture, around, mode="symmetric") for picture in (a, b)))
+
+
+def _similarity(a: Pixels, b: Pixels) -> Pixels:
+    """SSIM [H - 10, W - 10] where the whole window fits into pictures [H, W, 3]."""
+    x, y = (torch.from_numpy(picture.astype(np.float32)).permute(2, 0, 1)[None] for picture in (a, b))
     with torch.inference_mode():
         maps = torch.cat([x, y, x * x + y * y, x * y], 1).contiguous(memory_format=torch.channels_last)
         mean_x, mean_y, squares, product = _blurred(maps)[0].contiguous().split(x.shape[1])
@@ -45,14 +50,8 @@ def ssim_map(a: Pixels, b: Pixels) -> Pixels:
     return result
 
 
-def _padded(picture: Pixels) -> Tensor:
-    """[H, W, C] -> [1, C, H + 10, W + 10]."""
-    around = ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0))
-    return torch.from_numpy(np.pad(picture.astype(np.float32), around, mode="symmetric")).permute(2, 0, 1)[None]
-
-
 def _blurred(maps: Tensor) -> Tensor:
-    """[1, M, H + 10, W + 10] -> every map under the window, [1, M, H, W]; six times as fast where M lies last."""
+    """[1, M, H, W] -> every map under the window, [1, M, H - 10, W - 10]; six times as fast where M lies last."""
     offsets = torch.arange(-MARGIN, MARGIN + 1, dtype=torch.float64)
     weights = torch.exp(-0.5 * (offsets / SIGMA) ** 2)
     count = maps.shape[1]
