@@ -5,6 +5,8 @@ STAMP := $(VENV)/.installed
 RUN   := runs/demo
 TRAINED := training/work/model
 MACHINE := local
+comma := ,
+DEMO_RUN := runs/bench-demo$(if $(WAYS),-$(subst $(comma),-,$(WAYS)))
 
 # The first interpreter that starts and is new enough (a version manager's shim may exist and not start).
 PYTHON ?= $(shell for python in python3.11 python3; do \
@@ -48,12 +50,12 @@ bench-smoke: $(STAMP) ## 20 edits of the demo suite; fails below the fidelity or
 	$(BIN)/sparsedit bench --suite demo --limit 20 --grid benchmarks/smoke.yaml --limits benchmarks/limits.yaml \
 		--no-pictures --overwrite -o runs/bench-smoke
 
-bench-demo: $(STAMP) ## 200 edits of the demo suite in every way, and what is kept of them; goes on where it stopped
+bench-demo: $(STAMP) ## 200 edits of the demo suite in every way, or in WAYS=..., and what is kept of them; goes on where it stopped
 	for part in "--limit 20" "--limit 200 --no-pictures"; do \
-		$(BIN)/sparsedit bench --suite demo $$part --grid benchmarks/demo.yaml -o runs/bench-demo || \
-			test $$? -eq 1 || exit; \
+		$(BIN)/sparsedit bench --suite demo $$part --grid benchmarks/demo.yaml $(if $(WAYS),--ways $(WAYS)) \
+			-o $(DEMO_RUN) || test $$? -eq 1 || exit; \
 	done
-	$(BIN)/python -m benchmarks.publish runs/bench-demo
+	$(BIN)/python -m benchmarks.publish $(DEMO_RUN)
 
 bench-pie: $(STAMP) ## PIE-Bench, mask given: make bench-pie DATA=folder with mapping_file.json (MODEL=..., ARGUMENTS=...)
 	@test -n "$(DATA)" || { echo "Name PIE-Bench's folder: make bench-pie DATA=..." >&2; exit 1; }

@@ -55,7 +55,9 @@ CROWD = 1000
 WAYS = ("dense", "warm", "cold")
 SETTINGS: dict[str, Any] = {"steps": 4, "strength": 0.8, "guidance": 3.0, "coarse": 2}
 LOOKS = 70
-LEAST = 13
+WARM_UP = 0.4
+"""Share of the cases after which memory is expected to stay: of 700, lengths of products are new until 250 or so."""
+LEAST = 17
 """Cases of which enough samples are left behind the warm-up."""
 
 
@@ -217,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # A process of its own, as a bench has: this one has held a Ray cluster's threads and their heaps.
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
                 samples = alone.submit(memory, options.cases, options.dtype, Path(place)).result()
-            found = growth(samples)
+            found = growth(samples, WARM_UP)
             said = {"dtype": options.dtype, "growth": found, "flat": flat(found)}
             document["memory"] = said | {"samples": [asdict(each) for each in samples]}
     (output / "driver.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -64,13 +64,13 @@ class Sample:
         return cls(edits, pages * os.sysconf("SC_PAGE_SIZE"), *held)
 
 
-def growth(samples: Sequence[Sample]) -> dict[str, float]:
+def growth(samples: Sequence[Sample], warm_up: float = WARM_UP) -> dict[str, float]:
     """By how much the last tenth of the samples lies above the tenth that follows the warm-up: memory as a share of
     it, handles and threads as numbers.
 
     Raises InputError for fewer than ten samples after the warm-up.
     """
-    steady = samples[round(WARM_UP * len(samples)) :]
+    steady = samples[round(warm_up * len(samples)) :]
     if len(steady) < 10:
         raise InputError(f"{len(steady)} samples after the warm-up are too few to see a trend; run more edits")
     tenth = len(steady) // 10
