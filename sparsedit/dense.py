@@ -19,9 +19,6 @@ from sparsedit.stages import OnStep
 from sparsedit.tasks.run import run_task
 from sparsedit.ways import Dense, Way
 
-BLENDING = "blending"
-"""What is timed beside the models: putting what was generated into the picture that is kept."""
-
 
 class DenseEditor:
     """Edits that compute everything.
@@ -81,7 +78,7 @@ class DenseEditor:
         width = self.policy.blend_width(drawn=plan.mask_source in ("user", "motion"))
         picture = generated
         if base is not generated:
-            with clock.stage(BLENDING):
+            with clock.stage("blending"):
                 picture = composite(base, generated, plan.blend, width)
         reason = "; ".join(filter(None, (reason, plan.hint))) or None
         return Result(picture, generated, latents, plan.blend, way, reason, plan, clock)

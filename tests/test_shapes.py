@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -47,6 +51,22 @@ def test_rows_run_with_up_to_twice_their_number_when_many_have_been_met(monkeypa
     shapes = Shapes(1)
     asked = (300, 100, 151, 150, 149, 9)
     assert [shapes.length(count, 8) for count in asked] == [300, 112, 300, 300, 160, 16]
+
+
+def test_models_on_several_threads_never_get_fewer_rows_than_they_have():
+    shapes, interval = Shapes(10_000), sys.getswitchinterval()
+
+    def ask(seed):
+        draw = random.Random(seed)
+        return all(shapes.length(count, 8) >= count for count in (draw.randint(16, 9999) for _ in range(20_000)))
+
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            assert all(threads.map(ask, range(4)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert shapes.met[8] == sorted(set(shapes.met[8]))
 
 
 def test_another_matrix_is_another_shape():

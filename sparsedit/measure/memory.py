@@ -66,7 +66,7 @@ def peak_during(run: Callable[[], object], device: torch.device) -> int | None:
 def give_back() -> None:
     """Return to the system what C's heap holds free between blocks in use; there is a way with glibc alone.
 
-    Costs as many page faults as are needed of it later: 40 ms for 0.3 GB.
+    Costs a page fault for every page of it that is needed again.
     """
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
         trim(0)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
+from threading import Lock
 
 from sparsedit.sparse.padding import FEWEST, places_for
 
@@ -28,11 +29,16 @@ class Shapes:
     def __init__(self, free: int = FREE) -> None:
         self.free = free
         self.count = 0
+        self._lock = Lock()
         self.met: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
 
     def length(self, rows: int, *others: int) -> int:
-        """The number of rows to run so many `rows` with, at least as many."""
-        lengths, least = self.met[others], max(rows, FEWEST)
+        """The number of rows to run so many `rows` with, at least as many; models on several threads may ask."""
+        with self._lock:
+            return self._length(rows, self.met[others])
+
+    def _length(self, rows: int, lengths: list[int]) -> int:
+        least = max(rows, FEWEST)
         place = bisect_left(lengths, least)
         new = most = least
         if self.count >= self.free:
