@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sparsedit.errors import ModelError
 from sparsedit.measure.affine import Affine
 from sparsedit.measure.macs import count_macs
+from sparsedit.measure.outlines import Outlines
 from sparsedit.models.silence import silence
 from sparsedit.sparse import ActivationCache, SitePyramid, record, sparse
 from sparsedit.sparse.sites import Size
@@ -190,7 +191,7 @@ class Twin:
         if stage not in self.caches:
             model, args, kwargs = self._call(stage)
             cache = ActivationCache()
-            with torch.no_grad(), record(model, cache):
+            with torch.no_grad(), Outlines(), record(model, cache):
                 model(*args, **kwargs)
             self.caches[stage] = cache
         return self.caches[stage]
@@ -266,6 +267,6 @@ def _empty(*shape: int) -> Tensor:
 
 
 def _count(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cost:
-    with torch.no_grad(), count_macs() as count:
+    with torch.no_grad(), Outlines(), count_macs() as count:
         model(*args, **kwargs)
     return Cost(count.macs, count.attention_macs, frozenset(count.uncounted))

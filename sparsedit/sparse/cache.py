@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -80,8 +81,9 @@ class Step:
         }
         return replace(self, leaves=leaves, outputs=list(map(function, self.outputs)))
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
+        """Bytes of a whole step; what is written into one later takes the place of as much."""
         return sum(memory.nbytes for memory in self.leaves.values()) + sum(out.nbytes for out in self.outputs)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
+from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -23,19 +24,28 @@ Picture = npt.NDArray[np.uint8]
 def render(scene: Scene, *, flat: bool = False) -> Picture:
     """The picture of a scene, uint8 [256, width, 3]; `flat` gives its stroke sketch in plain colours."""
     canvas = Canvas.blank(scene, flat)
-    paint_sky(canvas)
-    paint_mountains(canvas)
-    ground = paint_ground(canvas)
-    paint_water(canvas, ground)
+    canvas.image[:] = _backdrop(replace(scene, house=None, trees="none", boat=None), flat)
     if scene.boat is not None:
         paint_boat(canvas, scene.boat)
     _paint_house_and_trees(canvas)
     image = canvas.image
     if not flat:
         grain = 1 + 0.02 * texture("soft", canvas.rng(Layer.GRAIN), scene.width)
-        image *= np.repeat(grain[..., None], 3, axis=2)
+        for channel in range(3):
+            image[..., channel] *= grain
     np.clip(image, 0, 1, out=image)
     return (image * 255 + 0.5).astype(np.uint8)
+
+
+@lru_cache(maxsize=2)
+def _backdrop(scene: Scene, flat: bool) -> npt.NDArray[np.float32]:
+    """The land, before anything stands on it; most edits leave it, so the latest ones are kept."""
+    canvas = Canvas.blank(scene, flat)
+    paint_sky(canvas)
+    paint_mountains(canvas)
+    paint_water(canvas, paint_ground(canvas))
+    canvas.image.flags.writeable = False
+    return canvas.image
 
 
 def _paint_house_and_trees(canvas: Canvas) -> None:
