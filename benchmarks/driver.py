@@ -183,7 +183,6 @@ class Looks(Progress):
 
 def memory(cases: int, dtype: str, folder: Path) -> list[Sample]:
     """What a process held while it made so many cases in three ways, pictures and all."""
-    torch.set_num_threads(1)
     tasks = plan(open_suite("demo", limit=cases), dtype)
     run = RunFolder.create(folder / "run", overwrite=False)
     looks = Looks(Console(stderr=True), tasks, max(cases // LOOKS, 1))
@@ -217,7 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         document["opening"] = spread(opening(demo[:50]))
         if options.cases:
             # A process of its own, as a bench has: this one has held a Ray cluster's threads and their heaps.
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+            one_thread: dict[str, Any] = {"initializer": torch.set_num_threads, "initargs": (1,)}
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn"), **one_thread) as alone:
                 samples = alone.submit(memory, options.cases, options.dtype, Path(place)).result()
             found = growth(samples, WARM_UP)
             said = {"dtype": options.dtype, "growth": found, "flat": flat(found)}
