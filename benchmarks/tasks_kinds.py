@@ -64,7 +64,7 @@ class Kind:
 
 
 _PROMPT: dict[str, Any] = {"task": "prompt", "steps": 20, "strength": 1.0, "guidance": 4.0}
-_WIDE: dict[str, Any] = {"capture_steps": 3, "policy": replace(POLICIES["tight"], grow=13)}  # one latent cell more
+_WIDE: dict[str, Any] = {"policy": replace(POLICIES["tight"], grow=13)}  # one latent cell more
 _CONTROL: dict[str, Any] = {"task": "control", "steps": 20, "strength": 1.0, "guidance": 4.0, "control_scale": 1.0}
 _CANVAS: dict[str, Any] = {"steps": 20, "strength": 1.0, "guidance": 3.0}
 _CANNY = {"name": "demo", "controlnet": "canny"}
@@ -73,8 +73,7 @@ _FEW = {"name": "demo-turbo", "controlnet": "canny"}
 KINDS = {
     "prompt": Kind(PromptEditor, _words, _PROMPT, generated=True),
     "wide": Kind(PromptEditor, _words, _PROMPT, options=_WIDE, generated=True),
-    "early": Kind(PromptEditor, _words, _PROMPT, options={"capture_steps": 2}, generated=True),
-    "early-wide": Kind(PromptEditor, _words, _PROMPT, options=_WIDE | {"capture_steps": 2}, generated=True),
+    "late": Kind(PromptEditor, _words, _PROMPT, options={"capture_steps": 4}, generated=True),  # FISEdit's fifth
     "words": Kind(PromptEditor, _words, _PROMPT, options={"mask_from": "attention"}, generated=True),
     "photo": Kind(PromptEditor, _words, _PROMPT | {"strength": 0.7}, {"name": "demo", "scheduler": "ddim"}),
     "control": Kind(SparseEditor, _lines, _CONTROL, _CANNY, lines=True),

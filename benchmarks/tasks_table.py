@@ -26,7 +26,8 @@ def table(rows: list[Row]) -> str:
 
 COSTS = (
     "edits", "sparse", "mask, median", "UNet MACs", "all MACs, mean", "median", "of sparse ones",
-    "inside, mean dB", "median", "30 dB and more", "outside equal", "outside, dense, dB",
+    "time, median", "of sparse ones", "inside, mean dB", "median", "30 dB and more", "outside equal",
+    "outside, dense, dB",
 )  # fmt: skip
 SUCCESS = ("edits", "before", "sparse", "dense", "difference", "agree", "probe on rendered")
 
@@ -44,12 +45,18 @@ def _costs(rows: list[Row]) -> list[str]:
         _mean(shares, "{:.3f}"),
         f"{statistics.median(shares):.3f}",
         _mean([row["share"] for row in thin], "{:.3f}"),
+        *(f"{statistics.median(_times(some)):.3f}" if some else "–" for some in (rows, thin)),
         _mean(inside, "{:.1f}"),
         f"{statistics.median(inside):.1f}" if inside else "–",
         f"{sum(psnr >= 30 for psnr in inside)} of {len(inside)}",
         f"{sum(row['outside_equal'] for row in thin)} of {len(thin)}",
         _mean(outside, "{:.1f}"),
     ]
+
+
+def _times(rows: list[Row]) -> list[float]:
+    """Seconds of the sparse edits as shares of the dense ones'."""
+    return [row["sparse_s"] / row["dense_s"] for row in rows]
 
 
 def _success(rows: list[Row]) -> list[str]:

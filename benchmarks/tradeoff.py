@@ -110,19 +110,20 @@ def _mean(values: Iterable[int | None]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tradeoff", description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of benches of the same machine")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: benchmarks/results/MACHINE")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     folders = [RunFolder.open(path) for path in asked.runs]
-    machines = [json.loads((folder.path / "environment.json").read_text()) for folder in folders]
-    made = points(record for folder in folders for record in read_records(folder.records))
+    records = [record for folder in folders for record in read_records(folder.records)]
+    made = points(records)
     if not made:
         raise InputError(f"no record of {', '.join(map(str, asked.runs))} is of a small edit compared with a dense one")
-    output = asked.output or Path(__file__).parent / "results" / machine_slug(machines[0], machines[0]["device"])
+    machine = json.loads((folders[0].path / "environment.json").read_text())
+    output = asked.output or Path(__file__).parent / "results" / machine_slug(machine, records[0]["device"])
     output.mkdir(parents=True, exist_ok=True)
-    document = {"schema": 1, "environment": machines[0], "points": [asdict(point) for point in made]}
+    document = {"schema": 1, "environment": machine, "points": [asdict(point) for point in made]}
     write_atomic(output / "tradeoff.json", (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
     plot(document["points"], output / "tradeoff.png")
 

@@ -29,18 +29,21 @@ from sparsedit.sparse import InterpolatedCache
 from sparsedit.sparse.cache import Remembered
 from sparsedit.stages import Renew
 from sparsedit.tasks.generation import first_noise, generate
-from sparsedit.tasks.prompt import Guide, Keeping, Switching
+from sparsedit.tasks.prompt import ALL_OVER, Guide, Keeping, Switching
 from sparsedit.tasks.word_maps import WordMaps, new_tokens
 from sparsedit.tasks.words import capture_steps, check_words
 from sparsedit.trajectory import Trajectory
 from sparsedit.ways import Cold, Dense, Recording, Thin, Way
 
+CHANGES_ALL = "the new words change the picture all over, so the edit ran dense"
+
 
 class PromptEditor(SparseEditor):
     """A `SparseEditor` for task prompt: an original is recorded, edits change its words.
 
-    `capture_steps` of an edit's steps are dense and find its mask (a fifth of them, if None), `last_dense` at its end
-    are dense again. `mask_from` says what the mask is found in: "latents" or "attention".
+    `capture_steps` of an edit's steps are dense and find its mask (a tenth of them, if None), `last_dense` at its end
+    are dense again. `mask_from` says what the mask is found in: "latents" or "attention". Where latents differ outside
+    of their mask by `all_over` of what they differ by inside, or more, the edit runs densely.
     """
 
     def __init__(
@@ -49,12 +52,14 @@ class PromptEditor(SparseEditor):
         capture_steps: int | None = None,
         last_dense: int = 0,
         mask_from: str = "latents",
+        all_over: float | None = None,
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
         self.capture_steps = capture_steps
         self.last_dense = last_dense
         self.mask_from = mask_from
+        self.all_over = ALL_OVER if all_over is None else all_over
         self.past: Recorded | None = None  # what the last edit of a series started from, without its caches
 
     def record_request(
@@ -134,7 +139,8 @@ class PromptEditor(SparseEditor):
         self._time_text(clock, request, prompt)
         way = self._switching(recorded, clock, keep=keep)
         words = self._words(request, prompt) if plan is None and self.mask_from == "attention" else None
-        guide = Guide(way, recorded.trajectory, steps, self.last_dense, self._planner(request, prompt), plan, words)
+        planner, known = self._planner(request, prompt), recorded.trajectory
+        guide = Guide(way, known, steps, self.last_dense, planner, plan, words, self.all_over)
         passed = Trajectory(recorded.trajectory.latents[:1], recorded.trajectory.corrections)
         with words.watching(self.stages.unet) if words else nullcontext():
             generated, latents = self._generate(
@@ -204,8 +210,9 @@ class PromptEditor(SparseEditor):
             return replace(result, dense_calls=dense_calls)
         assert guide.mask is not None  # without a plan from the start the steps have looked for one
         plan = self._plan(request, guide.mask, prompt)
-        large = "; ".join(filter(None, (self._too_large(plan), *way.notes)))
-        return self._result(plan, recorded.picture, generated, latents, "dense", large, way.clock)
+        why = CHANGES_ALL if guide.stayed else self._too_large(plan)
+        reason = "; ".join(filter(None, (why, *way.notes)))
+        return self._result(plan, recorded.picture, generated, latents, "dense", reason, way.clock)
 
     def _words(self, request: Request, prompt: str) -> WordMaps:
         tokenizer = self.stages.pipe.tokenizer or self.stages.pipe.tokenizer_2

@@ -17,9 +17,9 @@ from sparsedit.errors import SettingsError
 from sparsedit.images import to_image, to_tensor
 from sparsedit.measure.macs import count_macs
 from sparsedit.plan import Edit
-from sparsedit.prompting import PromptEditor
+from sparsedit.prompting import CHANGES_ALL, PromptEditor
 from sparsedit.settings import MaskPolicy
-from sparsedit.tasks.prompt import mask_of
+from sparsedit.tasks.prompt import beyond, mask_of
 from sparsedit.tasks.word_maps import WordMaps, new_tokens
 from sparsedit.tasks.words import capture_steps, check_words
 from tests.pipelines import ANCESTRAL, tiny_sd15, tiny_sdxl
@@ -33,7 +33,7 @@ NEW = "a meadow with a red house"
 
 
 def editor_of(pipe: Any, **options: Any) -> PromptEditor:
-    return PromptEditor(pipe, policy=POLICY, **{"break_even": 1.0, **options})
+    return PromptEditor(pipe, policy=POLICY, **{"break_even": 1.0, "all_over": np.inf, **options})
 
 
 def rectangle() -> torch.Tensor:
@@ -260,12 +260,36 @@ def test_a_mask_that_is_too_large_is_said_and_runs_dense() -> None:
     assert editor.edit(prompt=NEW, mask=rectangle()).way == "dense"
 
 
+def test_words_that_change_everything_alike_run_dense_and_say_so() -> None:
+    editor = editor_of(tiny_sdxl(), all_over=0.0)
+    editor.record(None, size=SIZE, **SETTINGS)
+    result = editor.edit(prompt=NEW)
+    assert (result.way, result.reason) == ("dense", CHANGES_ALL)
+    dense = editor.dense(editor.request(None, size=SIZE, **SETTINGS), Edit(prompt=NEW))
+    assert torch.equal(result.picture[..., result.mask], dense.picture[..., result.mask])
+    # A mask that was given is not doubted.
+    assert editor.edit(prompt=NEW, mask=rectangle()).way == "warm"
+    by_attention = editor_of(tiny_sd15(), all_over=0.0, mask_from="attention", capture_steps=2)
+    by_attention.record(None, size=SIZE, **SETTINGS)
+    assert by_attention.edit(prompt=NEW).way == "warm"
+
+
+def test_how_far_a_change_reaches_beyond_its_mask() -> None:
+    apart = torch.full((4, 6), 0.5)
+    mask = torch.zeros(4, 6, dtype=torch.bool)
+    assert beyond(apart, mask) == beyond(apart, ~mask) == 0
+    mask[1:3, 2:4] = True
+    apart[mask] = 2.0
+    assert beyond(apart, mask) == 0.25
+
+
 def test_words_that_do_not_differ_and_schedules_without_a_thin_step_are_refused(photo: Image.Image) -> None:
     with pytest.raises(SettingsError, match="change some of its words"):
         check_words("a meadow", " a  meadow ")
     with pytest.raises(SettingsError, match="leave none of 4"):
         capture_steps(2, 2, 4)
-    assert capture_steps(None, 0, 50) == 10
+    assert capture_steps(None, 0, 50) == 5
+    assert capture_steps(None, 0, 4) == 1
     with pytest.raises(SettingsError, match="--scheduler ddim"):
         PromptEditor(tiny_sdxl()).record(photo, **SETTINGS)
     with pytest.raises(SettingsError, match="strength 1"):

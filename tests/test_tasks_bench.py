@@ -15,6 +15,7 @@ from training.attributes import attributes
 ROW: dict[str, Any] = {
     "kind": "prompt", "edit": "add_house", "way": "warm", "mask_ratio": 0.1, "unet_share": 0.2, "share": 0.25,
     "inside_psnr": 31.0, "outside_equal": True, "background_dense": 20.0, "wanted": "red",
+    "sparse_s": 2.0, "dense_s": 4.0,
     "read_original": "none", "read_sparse": "red", "read_dense": "red", "read_rendered": "red",
 }  # fmt: skip
 
@@ -35,11 +36,19 @@ def test_kinds_that_are_not_words_move_or_draw() -> None:
 
 
 def test_the_table_counts_dense_runs_in_the_means_and_says_how_often_both_show_it() -> None:
-    missed = ROW | {"read_sparse": "none", "inside_psnr": 29.0}
-    dense = ROW | {"way": "dense", "share": 1.0, "unet_share": 1.0, "inside_psnr": 60.0, "mask_ratio": 0.5}
+    missed = ROW | {"read_sparse": "none", "inside_psnr": 29.0, "sparse_s": 3.0}
+    dense = ROW | {
+        "way": "dense",
+        "share": 1.0,
+        "unet_share": 1.0,
+        "inside_psnr": 60.0,
+        "mask_ratio": 0.5,
+        "sparse_s": 4.0,
+    }
     lines = table([ROW, missed, dense, ROW | {"kind": "pan"} | {"wanted": None}]).splitlines()
     costs = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ") for line in lines[:4]}
     assert costs["prompt"][1:6] == ["3", "2", "10.0%", "0.467", "0.500"]
-    assert costs["prompt"][8:11] == ["30.0", "30.0", "1 of 2"]
+    assert costs["prompt"][8:10] == ["0.750", "0.625"]
+    assert costs["prompt"][10:13] == ["30.0", "30.0", "1 of 2"]
     (success,) = (line.strip("| ").split(" | ") for line in lines if line.startswith("| add_house"))
     assert success == ["add_house", "3", "0.0%", "66.7%", "100.0%", "-33.3", "66.7%", "100.0%"]

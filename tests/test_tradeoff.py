@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import series_plot, tradeoff_plot
+from benchmarks import series_plot, tradeoff, tradeoff_plot
 from benchmarks.series import LARGEST, SMALLEST, chains
 from benchmarks.series_table import curve, drifts, table
 from benchmarks.tradeoff import points
 from sparsedit.bench.grid import load_grid
-from sparsedit.records import Record
+from sparsedit.environment import environment
+from sparsedit.errors import InputError
+from sparsedit.records import Record, append_records
+from sparsedit.runs import RunFolder
 from tests.sample_records import failed, fidelity, record
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -80,6 +84,19 @@ def test_both_pictures_can_be_drawn(tmp_path: Path) -> None:
     tradeoff_plot.plot([asdict(point) for point in points(some)], tmp_path / "tradeoff.png")
     series_plot.plot(ROWS, tmp_path / "series.png")
     assert all((tmp_path / f"{name}.png").stat().st_size > 10_000 for name in ("tradeoff", "series"))
+
+
+def test_the_picture_is_made_of_the_records_of_benches(tmp_path: Path) -> None:
+    for name, way in (("ways", "warm"), ("cold", "cold")):
+        run = RunFolder.create(tmp_path / name, overwrite=False)
+        append_records(run.records, [made(way, cell="a", **(short(4) if way == "cold" else {}))])
+        run.write_environment(environment())
+    tradeoff.main([str(tmp_path / "ways"), str(tmp_path / "cold"), "--output", str(tmp_path / "to")])
+    document = json.loads((tmp_path / "to" / "tradeoff.json").read_text())
+    assert {point["way"] for point in document["points"]} == {"warm", "cold"}
+    assert (tmp_path / "to" / "tradeoff.png").stat().st_size > 10_000
+    with pytest.raises(InputError, match="no record of"):
+        tradeoff.main([str(RunFolder.create(tmp_path / "none", overwrite=False).path)])
 
 
 def test_the_grids_of_the_benches_load() -> None:

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sparsedit.sparse.cache import ActivationCache, Memory, Remembered, Step, TextMemory
@@ -86,12 +87,13 @@ class Motion:
         sources, weights = self.taps(size, values.device, nearest=nearest)
         if weights is None:
             return values.index_select(axis, sources[0])
-        shape = [-1 if number == axis else 1 for number in range(values.ndim)]
-        parts = (
-            values.index_select(axis, source) * weight.view(shape).to(values.dtype)
-            for source, weight in zip(sources, weights, strict=True)
-        )
-        return torch.stack(list(parts)).sum(0)
+        count = values.shape[axis]
+        rows = values.reshape(-1, math.prod(values.shape[axis + 1 :]))
+        maps = torch.arange(len(rows) // count, device=rows.device)
+        where = (count * maps[:, None, None] + sources.mT).flatten(0, 1)
+        shares = weights.mT.to(rows.dtype).repeat(len(maps), 1)
+        # Sums of four rows each, read once; gathered one after the other they take 4 to 20 times as long.
+        return F.embedding_bag(where, rows, mode="sum", per_sample_weights=shares).view(values.shape)
 
     def taps(self, size: Size, device: torch.device, *, nearest: bool = False) -> Taps:
         """From where each site of a map of that size takes its row, found once."""
