@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -22,8 +23,9 @@ from typing import Any
 
 from benchmarks.machine import machine_slug
 from benchmarks.tradeoff_plot import plot
-from sparsedit.errors import InputError
+from sparsedit.errors import InputError, SparseditError
 from sparsedit.files import write_atomic
+from sparsedit.record_form import read_environment
 from sparsedit.records import Record, read_records
 from sparsedit.report.summary import stage_macs
 from sparsedit.runs import RunFolder
@@ -110,23 +112,35 @@ def _mean(values: Iterable[int | None]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.tradeoff", description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of benches of the same machine")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: benchmarks/results/MACHINE")
-    asked = parser.parse_args(arguments)
-    folders = [RunFolder.open(path) for path in asked.runs]
+def publish(runs: Sequence[Path], to: Path | None) -> None:
+    """Write the points of benches of one machine and their picture. Raises InputError for runs that have none."""
+    folders = [RunFolder.open(path) for path in runs]
     records = [record for folder in folders for record in read_records(folder.records)]
     made = points(records)
     if not made:
-        raise InputError(f"no record of {', '.join(map(str, asked.runs))} is of a small edit compared with a dense one")
-    machine = json.loads((folders[0].path / "environment.json").read_text())
-    output = asked.output or Path(__file__).parent / "results" / machine_slug(machine, records[0]["device"])
+        raise InputError(f"no record of {', '.join(map(str, runs))} is of a small edit compared with a dense one")
+    machine = read_environment(folders[0].path)
+    if not machine:
+        raise InputError(f"{folders[0].path} has no environment.json: it is no run")
+    output = to or Path(__file__).parent / "results" / machine_slug(machine, records[0]["device"])
     output.mkdir(parents=True, exist_ok=True)
     document = {"schema": 1, "environment": machine, "points": [asdict(point) for point in made]}
     write_atomic(output / "tradeoff.json", (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
     plot(document["points"], output / "tradeoff.png")
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tradeoff", description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of benches of the same machine")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: benchmarks/results/MACHINE")
+    asked = parser.parse_args(arguments)
+    try:
+        publish(asked.runs, asked.output)
+    except SparseditError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -266,6 +266,7 @@ def test_words_that_change_everything_alike_run_dense_and_say_so() -> None:
     result = editor.edit(prompt=NEW)
     assert (result.way, result.reason) == ("dense", CHANGES_ALL)
     dense = editor.dense(editor.request(None, size=SIZE, **SETTINGS), Edit(prompt=NEW))
+    assert result.mask.any()
     assert torch.equal(result.picture[..., result.mask], dense.picture[..., result.mask])
     # A mask that was given is not doubted.
     assert editor.edit(prompt=NEW, mask=rectangle()).way == "warm"

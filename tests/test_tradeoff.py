@@ -86,17 +86,22 @@ def test_both_pictures_can_be_drawn(tmp_path: Path) -> None:
     assert all((tmp_path / f"{name}.png").stat().st_size > 10_000 for name in ("tradeoff", "series"))
 
 
-def test_the_picture_is_made_of_the_records_of_benches(tmp_path: Path) -> None:
+def test_the_picture_is_made_of_the_records_of_benches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, way in (("ways", "warm"), ("cold", "cold")):
         run = RunFolder.create(tmp_path / name, overwrite=False)
         append_records(run.records, [made(way, cell="a", **(short(4) if way == "cold" else {}))])
         run.write_environment(environment())
-    tradeoff.main([str(tmp_path / "ways"), str(tmp_path / "cold"), "--output", str(tmp_path / "to")])
+    assert tradeoff.main([str(tmp_path / "ways"), str(tmp_path / "cold"), "--output", str(tmp_path / "to")]) == 0
     document = json.loads((tmp_path / "to" / "tradeoff.json").read_text())
     assert {point["way"] for point in document["points"]} == {"warm", "cold"}
     assert (tmp_path / "to" / "tradeoff.png").stat().st_size > 10_000
-    with pytest.raises(InputError, match="no record of"):
-        tradeoff.main([str(RunFolder.create(tmp_path / "none", overwrite=False).path)])
+    empty = RunFolder.create(tmp_path / "none", overwrite=False)
+    append_records(empty.records, [made("dense")])
+    assert tradeoff.main([str(empty.path)]) == InputError.exit_code
+    assert "no record of" in capsys.readouterr().err
+    append_records(empty.records, [made("warm")])
+    assert tradeoff.main([str(empty.path)]) == InputError.exit_code
+    assert "has no environment.json" in capsys.readouterr().err
 
 
 def test_the_grids_of_the_benches_load() -> None:

@@ -66,7 +66,6 @@ OUTLINES: dict[Any, Callable[..., Any]] = {
     aten._safe_softmax.default: _safe_softmax,
 } | dict.fromkeys(
     (
-        aten._softmax.default,
         aten.add.Tensor,
         aten.addcmul.default,
         aten.div.Tensor,

@@ -29,7 +29,8 @@ from sparsedit.ways import Way
 OPENING = (2, 2)
 ALL_OVER = 0.5
 """From how much of what the latents change by inside a mask, on average, they change by outside of it as well, no mask
-tells where the words take effect: a scene by day and by night have 0.5 to 0.6, a change of one thing 0.1 to 0.35."""
+tells where the words take effect. Of 60 edits of the demo model three changes of time had 0.42, 0.55 and 0.62, all
+others at most 0.35."""
 
 
 def mask_of(maps: Sequence[Tensor]) -> Tensor:
@@ -181,9 +182,9 @@ class Guide:
         steps: int,
         last_dense: int,
         planned: Callable[[Tensor], Plan | None],
-        plan: Plan | None = None,
-        words: WordMaps | None = None,
-        all_over: float = ALL_OVER,
+        plan: Plan | None,
+        words: WordMaps | None,
+        all_over: float,
     ) -> None:
         self.way = way
         self.words = words
