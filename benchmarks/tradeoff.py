@@ -124,7 +124,7 @@ def publish(runs: Sequence[Path], to: Path | None) -> None:
         raise InputError(f"{folders[0].path} has no environment.json: it is no run")
     output = to or Path(__file__).parent / "results" / machine_slug(machine, records[0]["device"])
     output.mkdir(parents=True, exist_ok=True)
-    document = {"schema": 1, "environment": machine, "points": [asdict(point) for point in made]}
+    document: dict[str, Any] = {"schema": 1, "environment": machine, "points": [asdict(point) for point in made]}
     write_atomic(output / "tradeoff.json", (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
     plot(document["points"], output / "tradeoff.png")
 
