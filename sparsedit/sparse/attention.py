@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -49,9 +49,7 @@ class KeyValue(Leaf):
 
     def project(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The module's own output [B, T, C], by its packed weight where there is one."""
-        if type(self.module) is nn.Linear:
-            return call.linear(x, self.module, self.module.weight, self.module.bias)
-        return self.dense(x, *args, **kwargs)
+        return call.project(x, self.module) if type(self.module) is nn.Linear else self.dense(x, *args, **kwargs)
 
 
 class SelfKeyValue(KeyValue):
@@ -95,7 +93,10 @@ class TextKeyValue(KeyValue):
 
 
 class Attending(Leaf):
-    """An attention module; its `key` and `value` are leaves of their own."""
+    """An attention module; its `key` and `value` are leaves of their own.
+
+    Where it is known to be `plain`, linear layers without hooks, these are read and not called.
+    """
 
     def __init__(self, name: str, module: Attention) -> None:
         super().__init__(name, module)
@@ -103,6 +104,7 @@ class Attending(Leaf):
         kind = TextKeyValue if module.is_cross_attention else SelfKeyValue
         self.key = kind(f"{name}.to_k", module.to_k, module.heads)
         self.value = kind(f"{name}.to_v", module.to_v, module.heads)
+        self.plain = False
 
     def record(
         self, call: Call, x: Tensor, encoder_hidden_states: Tensor | None = None, *args: Any, **kwargs: Any
@@ -129,16 +131,21 @@ class Attending(Leaf):
         if attention.group_norm is not None:
             tokens = attention.group_norm(tokens.transpose(1, 2)).transpose(1, 2)
         seen = tokens if encoder_hidden_states is None else encoder_hidden_states
-        query = split_heads(attention.to_q(tokens), attention.heads)
+        query = split_heads(self.project(call, attention.to_q, tokens), attention.heads)
         mask = self.mask(attention_mask, encoder_hidden_states)
         met = zip(self.key.answers(call, seen), self.value.answers(call, seen), strict=True)
         parts = [attend(query[:, :, own], key, value, mask) for (own, key), (_, value) in met]
         out = merge_heads(parts[0] if len(parts) == 1 else torch.cat(parts, 2))
-        out = attention.to_out[1](attention.to_out[0](out))
+        out = self.project(call, attention.to_out[0], out)
+        out = out if self.plain else attention.to_out[1](out)
         out = thin(out) if x.ndim == 4 else out
         if attention.residual_connection:
             out = out + x
         return out if attention.rescale_output_factor == 1 else out / attention.rescale_output_factor
+
+    def project(self, call: Call, layer: nn.Module, rows: Tensor) -> Tensor:
+        """What a layer of the module's makes of rows [B, N, C]."""
+        return call.project(rows, cast(nn.Linear, layer)) if self.plain else layer(rows)
 
     def mask(self, attention_mask: Tensor | None, text: Tensor | None) -> Tensor | None:
         """The mask of a prompt's tokens as attention adds it, [B, heads, 1, L]."""
@@ -155,13 +162,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     """softmax(q k' / √d + mask) v, of q [B, heads, N, d] and k, v [B, heads, T, d] (Vaswani et al., 2017)."""
     if query.device.type != "cpu" or query.shape[:3].numel() * key.shape[2] > SCORES:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    count, query = query.shape[2], query * query.shape[3] ** -0.5
+    batch, heads, count, width = query.shape
     if query.dtype == torch.bfloat16 and (places := SHAPES.length(count, *key.shape)) != count:
         query = F.pad(query, (0, 0, 0, places - count))
-    scores = torch.matmul(query, key.transpose(2, 3))
+    query, key, value = (each.reshape(batch * heads, -1, width) for each in (query, key, value))
+    scores = torch.baddbmm(query.new_empty(()), query, key.transpose(1, 2), beta=0, alpha=width**-0.5)
     if mask is not None:
-        scores = scores + mask
-    return torch.matmul(scores.softmax(3), value)[:, :, :count]
+        scores = (scores.view(batch, heads, -1, scores.shape[2]) + mask).flatten(0, 1)
+    return torch.bmm(scores.softmax(2), value).view(batch, heads, -1, width)[:, :, :count]
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

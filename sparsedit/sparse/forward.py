@@ -31,3 +31,14 @@ def answering(module: nn.Module, forward: Swapped) -> Iterator[None]:
             del module.__dict__["forward"]
         else:
             module.__dict__["forward"] = held
+
+
+def touched(module: nn.Module) -> bool:
+    """Whether a call of the module itself is more than its class's own code in evaluation: hooks, a forward of its own,
+    dropout in training."""
+    return bool(
+        "forward" in vars(module)
+        or module._forward_hooks
+        or module._forward_pre_hooks
+        or (module.training and isinstance(module, nn.Dropout))
+    )

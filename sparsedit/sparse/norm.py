@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sparsedit.sparse.cache import Memory, put
 from sparsedit.sparse.leaves import Call, Leaf
+from sparsedit.sparse.rows import thin, thin_rows
 from sparsedit.sparse.sites import SitePyramid, Size
 
 
@@ -35,10 +36,16 @@ class GroupNormalisation(Leaf):
         return self.dense(x, *args, **kwargs)
 
     def thin(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Of a thin image, or of tokens [B, C, N]."""
+        if x.ndim == 3:
+            return self.on_rows(call, x.transpose(1, 2)).transpose(1, 2)
+        return thin(self.on_rows(call, thin_rows(x)))
+
+    def on_rows(self, call: Call, rows: Tensor) -> Tensor:
+        """`thin` on rows [B, N, C]."""
         memory = call.recall(self.name)
-        scale, shift = self.follow(call, memory, x) if self.counts(memory) else memory.tensors
-        shape = (*scale.shape, *([1] * (x.ndim - 2)))
-        return torch.addcmul(shift.view(shape), x, scale.view(shape))
+        scale, shift = self.follow(call, memory, rows) if self.counts(memory) else memory.tensors
+        return torch.addcmul(shift.unsqueeze(1), rows, scale.unsqueeze(1))
 
     def counts(self, memory: Memory) -> bool:
         return len(memory.tensors) > 2
@@ -51,14 +58,14 @@ class GroupNormalisation(Leaf):
 
     def moments(self, x: Tensor, size: Size) -> Memory:
         """Mean and variance [B, G] of an input [B, C, ...] of T sites, and its sites' moments [B, T, 2 G]."""
-        rows = self.rows(x.detach())
+        rows = self.grouped(x.detach().flatten(2).transpose(1, 2))
         variance, mean = torch.var_mean(rows, (1, 3), correction=0)
         return Memory((mean, variance, _moments(rows - mean[:, None, :, None]).to(x.dtype)), size)
 
     def follow(self, call: Call, memory: Memory, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale and shift [B, C] once the active sites hold `x`, a thin image or [B, C, N]."""
+        """Scale and shift [B, C] once the active sites hold `x` [B, N, C]."""
         mean, variance, moments = memory.tensors
-        rows = self.rows(x)
+        rows = self.grouped(x)
         active = call.pyramid.level(memory.size).index
         own = _moments(rows - mean[:, None, :, None])
         change = (own.sum(1) - moments.index_select(1, active).float().sum(1)) / (moments.shape[1] * rows.shape[3])
@@ -79,10 +86,9 @@ class GroupNormalisation(Leaf):
         mean.copy_(new_mean)
         variance.copy_(new_variance)
 
-    def rows(self, x: Tensor) -> Tensor:
-        """[B, C, ...] of T sites -> [B, T, G, C / G] in float32."""
-        rows = x.flatten(2).transpose(1, 2).float()
-        return rows.reshape(rows.shape[0], rows.shape[1], self.norm.num_groups, -1)
+    def grouped(self, rows: Tensor) -> Tensor:
+        """Rows [B, T, C] -> [B, T, G, C / G] in float32."""
+        return rows.float().reshape(rows.shape[0], rows.shape[1], self.norm.num_groups, -1)
 
     def scale_shift(self, mean: Tensor, variance: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Statistics [B, G] -> scale and shift [B, C]."""

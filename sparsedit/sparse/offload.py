@@ -15,7 +15,7 @@ from torch import nn
 
 def offloaded(module: nn.Module) -> list[nn.Module]:
     """The module and those below it whose weights lie elsewhere between calls."""
-    return [part for part in module.modules() if getattr(getattr(part, "_hf_hook", None), "offload", False)]
+    return [part for part in module.modules() if getattr(vars(part).get("_hf_hook"), "offload", False)]
 
 
 @contextmanager

@@ -82,6 +82,7 @@ class PaddedPyramid(SitePyramid):
             values.append(fill_up(new.index, level.count))
         for window, plan in self._plans.items():
             padded = self._plan(window, len(plan.halo))
+            self._plans[window] = Neighbours(plan.gather, plan.halo)
             tensors += [plan.gather, plan.halo]
             values += [padded.gather, padded.halo]
         moved = torch.split(send(torch.cat(values), self.device), [len(value) for value in values])

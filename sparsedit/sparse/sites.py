@@ -10,7 +10,7 @@ Reckoned with NumPy on one core: arrays are small, and torch's threads cost more
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -83,6 +83,16 @@ class Neighbours:
 
     gather: Tensor
     halo: Tensor
+    _batches: dict[int, Tensor] = field(default_factory=dict, repr=False)
+
+    def of_batch(self, batch: int, rows: int) -> Tensor:
+        """`gather` for a batch of such pictures, one after the other: [B * N * kh * kw] into B times so many `rows`."""
+        if batch == 1:
+            return self.gather
+        if batch not in self._batches:
+            first = rows * torch.arange(batch, device=self.gather.device)
+            self._batches[batch] = (first[:, None] + self.gather).flatten()
+        return self._batches[batch]
 
 
 class SitePyramid:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sparsedit.errors import EngineError
 from sparsedit.sparse.batch import Grouping, RowPicker, interleave
+from sparsedit.sparse.blocks import Block, find_blocks
 from sparsedit.sparse.cache import ActivationCache, Remembered, Renewable, Step, TextMemory
 from sparsedit.sparse.fit import check_fit, check_timestep
 from sparsedit.sparse.forward import Swapped, answering
@@ -133,6 +134,7 @@ class Surface:
         self.moments = moments
         self.graphs = graphs
         self.leaves = find_leaves(model, linears=packed is not None)
+        self.blocks = find_blocks(model, self.leaves)
         self.dense: Callable[..., Any] = model.forward
         self.signature = inspect.signature(model.forward)
         self.call: Call | None = None
@@ -151,8 +153,12 @@ class Surface:
                         f"this {type(self.model).__name__} is already inside record(), sparse() or alongside(); "
                         "leave that first"
                     )
+                elsewhere = offloaded(self.model)
                 for leaf in self.leaves:
-                    undo.enter_context(answering(leaf.module, Swapped(self._run(leaf))))
+                    own = offloaded(leaf.module) if elsewhere else []
+                    undo.enter_context(answering(leaf.module, Swapped(self._run(leaf, own))))
+                for block in self.blocks:
+                    undo.enter_context(answering(block.module, Swapped(self._run_block(block))))
                 self.dense = self.model.forward  # as it is now: the model may itself be a leaf
                 undo.enter_context(answering(self.model, Swapped(self._own(edge))))
             yield
@@ -282,8 +288,8 @@ class Surface:
         finally:
             self.call = None
 
-    def _run(self, leaf: Leaf) -> Callable[..., Tensor]:
-        elsewhere = offloaded(leaf.module)
+    def _run(self, leaf: Leaf, elsewhere: list[nn.Module]) -> Callable[..., Tensor]:
+        """A leaf's forward, the weights of the modules that lie `elsewhere` brought for it."""
 
         def forward(*args: Any, **kwargs: Any) -> Tensor:
             call = self.call
@@ -292,8 +298,19 @@ class Surface:
             if not args:
                 args = (kwargs.pop(next(iter(inspect.signature(leaf.dense).parameters))),)
             run = leaf.record if call.sites is None else leaf.thin
+            if not elsewhere:
+                return run(call, *args, **kwargs)
             with onloaded(elsewhere):
                 return run(call, *args, **kwargs)
+
+        return forward
+
+    def _run_block(self, block: Block) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            call = self.call
+            if call is None or call.sites is None:
+                return block.dense(*args, **kwargs)
+            return block.thin(call, *args, **kwargs) if args else block.dense(**kwargs)
 
         return forward
 
