@@ -30,7 +30,7 @@ class FixedMemory(Memory):
     def around(self, positions: Tensor) -> list[Tensor]:
         return list(self.tensors)
 
-    def renewed(self, active: Tensor, rows: Tensor) -> Tensor:
+    def renewed(self, active: Tensor, rows: Tensor, out: Tensor | None = None) -> Tensor:
         return self.tensors[0].index_copy_(2, active, rows)
 
 

@@ -38,6 +38,7 @@ class KeyValue(Leaf):
     def __init__(self, name: str, module: nn.Module, heads: int) -> None:
         super().__init__(name, module)
         self.heads = heads
+        self.use = name.rpartition(".")[2]
 
     @abstractmethod
     def answers(self, call: Call, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -70,8 +71,9 @@ class SelfKeyValue(KeyValue):
         memory = call.recall(self.name)
         rows = split_heads(self.project(call, x), self.heads)
         call.renew(self.name, rows)
+        room = call.rooms.like(memory.tensors[0], self.use) if type(memory) is Memory else None
         for part, own in zip(call.pyramid.parts, call.pyramid.slices(memory.size), strict=True):
-            yield own, memory.renewed(part.level(memory.size).index, rows[:, :, own])
+            yield own, memory.renewed(part.level(memory.size).index, rows[:, :, own], room)
 
 
 class TextKeyValue(KeyValue):

@@ -44,9 +44,12 @@ class Memory:
         rows = self.rows(positions)
         return [rows, rows.new_zeros(rows.shape[0], 1, rows.shape[2])]
 
-    def renewed(self, active: Tensor, rows: Tensor) -> Tensor:
-        """Remembered keys or values [B, heads, T, d] with `rows` [B, heads, N, d] in the place of active tokens [N]."""
-        return self.tensors[0].index_copy(2, active, rows)
+    def renewed(self, active: Tensor, rows: Tensor, out: Tensor | None = None) -> Tensor:
+        """Remembered keys or values [B, heads, T, d] with `rows` [B, heads, N, d] in the place of active tokens [N].
+
+        Where they have to be copied for that, they are copied to `out`, if there is one.
+        """
+        return torch.index_copy(self.tensors[0], 2, active, rows, out=out)
 
     def write(self, active: Tensor, rows: Tensor) -> None:
         """Write rows [B, N, C] of a map, or keys or values [B, heads, N, d], in the place of active sites [N]."""

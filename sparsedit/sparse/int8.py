@@ -37,7 +37,7 @@ class Int8Memory(Memory):
         codes, scales = self.tensors
         return (codes.to(self.dtype) * scales.to(self.dtype),)
 
-    def renewed(self, active: Tensor, rows: Tensor) -> Tensor:
+    def renewed(self, active: Tensor, rows: Tensor, out: Tensor | None = None) -> Tensor:
         return self.values[0].index_copy_(2, active, rows)  # decoding made a copy already
 
     def write(self, active: Tensor, rows: Tensor) -> None:

@@ -110,7 +110,7 @@ class InterpolatedMemory(Memory):
     def rows(self, positions: Tensor, out: Tensor | None = None) -> Tensor:
         return _blend([memory.rows(positions) for memory in self.memories], self.weights, out)
 
-    def renewed(self, active: Tensor, rows: Tensor) -> Tensor:
+    def renewed(self, active: Tensor, rows: Tensor, out: Tensor | None = None) -> Tensor:
         return self.values[0].index_copy_(2, active, rows)
 
 

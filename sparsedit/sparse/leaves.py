@@ -26,6 +26,7 @@ from sparsedit.errors import EngineError
 from sparsedit.sparse.cache import Memory, Step, TextMemory
 from sparsedit.sparse.packing import PackedWeights
 from sparsedit.sparse.renewal import Fresh
+from sparsedit.sparse.rooms import Rooms
 from sparsedit.sparse.rows import map_rows, thin, thin_rows
 from sparsedit.sparse.sites import SitePyramid, Size, Window
 
@@ -36,7 +37,7 @@ class Call:
 
     `resolution` is the size of the map that the last spatial leaf of a dense pass produced; attention, which sees
     tokens only, learns its geometry from it. `moments` says whether norms remember what it takes to follow an edit.
-    `fresh` collects what a thin call makes anew, where somebody wants it.
+    `fresh` collects what a thin call makes anew, where somebody wants it; `rooms` hold copies that no leaf keeps.
     """
 
     step: Step
@@ -45,6 +46,7 @@ class Call:
     packed: PackedWeights | None = None
     moments: bool = False
     fresh: Fresh | None = None
+    rooms: Rooms = field(default_factory=Rooms)
     resolution: Size = (0, 0)
     runs: dict[str, int] = field(default_factory=dict)
 

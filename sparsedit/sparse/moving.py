@@ -202,7 +202,7 @@ class MovedMemory(Memory):
         parts = [row * weight[positions, None].to(row.dtype) for row, weight in zip(rows, weights, strict=True)]
         return torch.sum(torch.stack(parts), 0, out=out)
 
-    def renewed(self, active: Tensor, rows: Tensor) -> Tensor:
+    def renewed(self, active: Tensor, rows: Tensor, out: Tensor | None = None) -> Tensor:
         return self.values[0].index_copy_(2, active, rows)
 
     def _moved(self, tensor: Tensor) -> Tensor:

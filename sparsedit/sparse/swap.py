@@ -28,6 +28,7 @@ from sparsedit.sparse.leaves import Call, Leaf
 from sparsedit.sparse.offload import offloaded, onloaded
 from sparsedit.sparse.packing import PackedWeights
 from sparsedit.sparse.renewal import Fresh, Renewal
+from sparsedit.sparse.rooms import Rooms
 from sparsedit.sparse.rows import gather, map_tensors, scatter, tensors_of
 from sparsedit.sparse.sites import SitePyramid
 from sparsedit.sparse.survey import find_leaves
@@ -138,6 +139,7 @@ class Surface:
         self.dense: Callable[..., Any] = model.forward
         self.signature = inspect.signature(model.forward)
         self.call: Call | None = None
+        self.rooms = Rooms()
         self.unchecked: list[tuple[Tensor, Tensor]] = []
 
     @contextmanager
@@ -254,7 +256,9 @@ class Surface:
             self._check(step, *self._inputs(args, kwargs))
         if self.graphs is not None and not sites.empty:
             return [self.graphs.call(self, step, texts, sites, *calls[0])]
-        return self.thin_pass(Call(step, texts, sites.to(step.device), self.packed, fresh=fresh), calls)
+        return self.thin_pass(
+            Call(step, texts, sites.to(step.device), self.packed, fresh=fresh, rooms=self.rooms), calls
+        )
 
     def thin_pass(self, call: Call, calls: Sequence[Arguments]) -> list[Any]:
         """The device's part of thin calls: it depends on shapes alone and never waits, so a CUDA graph can hold it."""
