@@ -31,7 +31,8 @@ def test_attention_in_such_memory_is_the_same(name: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(rooms, "LARGE", 0)
     with sparse(model, memory, sites_of("block", size)):
         first, second = (outputs(model(**now)) for _ in range(2))
-    assert same_bits(first, outputs(expected)) and same_bits(second, first)
+    assert same_bits(first, outputs(expected))
+    assert same_bits(second, first)
     assert set(used) == {"to_k", "to_v"}
     for run, kept in memory.step(0).leaves.items():
         assert all(map(torch.equal, kept.tensors, held[run]))
@@ -41,7 +42,8 @@ def test_one_room_for_each_use_and_shape() -> None:
     own, large = Rooms(), torch.empty(LARGE // 4)
     with torch.no_grad():
         room = own.like(large, "to_k")
-        assert room is not None and room.data_ptr() != large.data_ptr()
+        assert room is not None
+        assert room.data_ptr() != large.data_ptr()
         assert own.like(torch.empty_like(large), "to_k") is room
         assert own.like(large, "to_v") is not room
         assert own.like(large[1:], "to_k") is None, "smaller pieces are at hand anyway"
