@@ -39,8 +39,8 @@ from sparsedit.stages import OnStep
 from sparsedit.ways import Cold, Lockstep, Mending, Recording, Renewing, Thin
 
 BREAK_EVEN = 0.45
-"""Share of active latent sites from which an edit runs dense. Where thin passes stop being faster depends on the model: on
-two CPU cores the demo's are level at 0.40 (scattered) to 0.54 (in one piece) of 32x64 latents, at 0.6 of 32x32."""
+"""Share of active latent sites from which an edit runs dense. Where thin passes stop being faster depends on the model:
+on two CPU cores the demo's are level at 0.40 (scattered) to 0.54 (one piece) of 32x64 latents, at 0.6 of 32x32."""
 
 
 class SparseEditor(DenseEditor):
