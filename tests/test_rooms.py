@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparsedit.sparse import rooms, sparse
+from sparsedit.sparse import alongside, rooms, sparse
 from sparsedit.sparse.rooms import LARGE, Rooms
 from tests.engine import edited, model_of, outputs, recorded, same_bits, sites_of, size_of
 from tests.families import FAMILIES
+from tests.test_alongside import interleaved
 
 
 @pytest.mark.parametrize("name", ["sdxl", "sd15", "ddim", "kl-decoder"])
@@ -36,6 +37,22 @@ def test_attention_in_such_memory_is_the_same(name: str, monkeypatch: pytest.Mon
     assert set(used) == {"to_k", "to_v"}
     for run, kept in memory.step(0).leaves.items():
         assert all(map(torch.equal, kept.tensors, held[run]))
+
+
+@torch.no_grad()
+def test_edits_that_run_together_take_turns_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, size = model_of("sdxl"), size_of("sdxl", "even")
+    pictures = [FAMILIES["sdxl"].inputs(1, size, seed) for seed in (1, 2, 3)]
+    batch = {name: interleaved([picture[name] for picture in pictures]) for name in pictures[0]}
+    sites = [sites_of(kind, size) for kind in ("block", "corner")]
+
+    def together() -> list[torch.Tensor]:
+        with alongside(model, sites):
+            return outputs(model(**batch))
+
+    expected = together()
+    monkeypatch.setattr(rooms, "LARGE", 0)
+    assert same_bits(together(), expected)
 
 
 def test_one_room_for_each_use_and_shape() -> None:

@@ -2,8 +2,8 @@
 
 `record` runs the model densely and remembers, `sparse` runs it on active sites, `renewing` too and holds what it makes,
 `alongside` does the first two in one batch.
-The swap sets an instance attribute `forward` on the leaves and on the model's edge and takes it away again: classes,
-parameters, hooks and attention processors are never touched.
+The swap sets an instance attribute `forward` on the leaves, on blocks that run as one and on the model's edge and takes
+it away again: classes, parameters, hooks and attention processors are never touched.
 """
 
 from __future__ import annotations
