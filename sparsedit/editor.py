@@ -38,9 +38,10 @@ from sparsedit.sparse.packing import can_pack
 from sparsedit.stages import OnStep
 from sparsedit.ways import Cold, Lockstep, Mending, Recording, Renewing, Thin
 
-BREAK_EVEN = 0.45
-"""Share of active latent sites from which an edit runs dense. Where thin passes stop being faster depends on the model:
-on two CPU cores the demo's are level at 0.40 (scattered) to 0.54 (one piece) of 32x64 latents, at 0.6 of 32x32."""
+BREAK_EVEN = 0.55
+"""Share of active sites, averaged over the UNet's resolutions, from which an edit runs dense. On two CPU cores thin
+passes of the demo model are level with dense ones at 0.55 (in one piece) to 0.6 (scattered) of 32x64 latents, and above
+that of 32x32."""
 
 
 class SparseEditor(DenseEditor):
@@ -299,10 +300,10 @@ class SparseEditor(DenseEditor):
         return kept
 
     def _too_large(self, plan: Plan) -> str | None:
-        share = plan.sites.fraction(self.stages.latent_size(*plan.sites.size))
+        share = self.stages.reach(plan.sites)
         if share <= self.break_even:
             return None
         return (
-            f"the edit reaches {share:.0%} of the latent sites; from {self.break_even:.0%} on a dense pass is faster, "
+            f"the edit reaches {share:.0%} of the UNet's sites; from {self.break_even:.0%} on a dense pass is faster, "
             "so the edit ran dense"
         )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import mean
 from typing import Any, cast
 
 import torch
@@ -24,6 +25,7 @@ from sparsedit.noise import draw
 from sparsedit.schedule import Schedule
 from sparsedit.settings import TASKS
 from sparsedit.skipping import skipping
+from sparsedit.sparse import SitePyramid
 
 OnStep = Callable[[int, int], None]
 Renew = Callable[[int, Tensor], Tensor]
@@ -113,6 +115,12 @@ class Stages:
 
     def latent_size(self, height: int, width: int) -> tuple[int, int]:
         return height // self.scale, width // self.scale
+
+    def reach(self, sites: SitePyramid) -> float:
+        """Share of active sites, 0 to 1, averaged over the UNet's resolutions: what a thin call's work goes by."""
+        height, width = self.latent_size(*sites.size)
+        halvings = range(len(self.pipe.unet.config.block_out_channels))
+        return mean(sites.fraction((-(-height // 2**n), -(-width // 2**n))) for n in halvings)
 
     def text(self, prompts: Sequence[str], negative: str, schedule: Schedule) -> Text:
         """Embeddings of the prompts, in order; each prompt's is computed on its own, once."""

@@ -220,6 +220,18 @@ def test_a_huge_edit_runs_dense_and_says_so(warm: bool, original: Image.Image) -
     assert torch.allclose(result.picture, editor.dense(request, Edit(inverted)).picture, atol=1e-6)
 
 
+def test_dabs_all_over_run_dense_where_as_many_sites_in_one_piece_run_thin(original: Image.Image) -> None:
+    editor = SparseEditor(tiny_sdxl(), policy=MaskPolicy(0.02, 0, 0, 0, 8))
+    editor.record(original, **SETTINGS)
+    scattered, whole = (torch.zeros(64, 96, dtype=torch.bool) for _ in range(2))
+    scattered[::16, ::16] = True
+    whole[:32, :48] = True
+    pictures = [original.copy() for _ in range(2)]
+    for picture, mask in zip(pictures, (scattered, whole), strict=True):
+        picture.paste((200, 30, 30), mask=Image.fromarray(mask.numpy()))
+    assert [editor.edit(picture).way for picture in pictures] == ["dense", "warm"]
+
+
 def test_text_is_encoded_once_per_prompt(original: Image.Image, edited: Image.Image) -> None:
     pipe = tiny_sdxl()
     calls: list[object] = []

@@ -294,7 +294,7 @@ def test_an_edit_that_would_run_dense_is_profiled_thin_and_says_so(pipe: Any) ->
     found = Profiler(pipe, "tiny", sampling=None, stages=["decoder"]).profile(subject(ratio=0.9))
     assert found["calls"]["decoder"]["sparse"]["macs"] > 0
     assert found["sites"] == 1
-    assert any("reaches 100% of the latent sites" in sentence for sentence in found["warnings"])
+    assert any("reaches 100% of the UNet's sites" in sentence for sentence in found["warnings"])
 
 
 def test_warnings_of_the_machine_come_along(profile: dict[str, Any], pipe: Any) -> None:

@@ -24,6 +24,7 @@ from sparsedit.images import to_tensor
 from sparsedit.plan import Edit
 from sparsedit.schedule import Schedule
 from sparsedit.settings import MaskPolicy
+from sparsedit.sparse import SitePyramid
 from sparsedit.stages import Stages
 from tests.pipelines import DDIM, tiny_refiner, tiny_sd15, tiny_sd21, tiny_sdxl, tiny_sdxs, tiny_ssd
 
@@ -91,6 +92,19 @@ def test_a_thin_edit_of_everything_is_the_dense_one(name: str, original: Image.I
     dense = editor.dense(request, Edit(original, everything))
     assert warm.way == "warm"
     assert torch.allclose(warm.picture, dense.picture, atol=1e-4)
+
+
+def test_scattered_sites_reach_further_than_as_many_in_one_piece() -> None:
+    stages = Stages(tiny_sdxl())  # of two resolutions, latents of 8x12 and 4x6 here
+    scattered, whole = (torch.zeros(64, 96, dtype=torch.bool) for _ in range(2))
+    scattered[::16, ::16] = True  # one latent site of every four
+    whole[:32, :48] = True  # a quarter in one piece
+    for mask, finest, coarsest in ((scattered, 0.25, 1.0), (whole, 0.25, 0.25)):
+        sites = SitePyramid.from_mask(mask)
+        assert sites.fraction((8, 12)) == finest
+        assert stages.reach(sites) == (finest + coarsest) / 2
+    assert stages.reach(SitePyramid.from_mask(torch.zeros(64, 96, dtype=torch.bool))) == 0
+    assert stages.reach(SitePyramid.from_mask(torch.ones(64, 96, dtype=torch.bool))) == 1
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -90,7 +90,8 @@ class Profiler:
         if set(calls) == set(models.stages) and record["batch"] == models.guided_batch:
             record["edit"] = self._edit(editor, request, subject, counts)
         record["ceilings"], said = self._ceilings(calls)
-        record["warnings"] = [*self._doubts(record), *said, *_uncounted(calls), *_too_large(record["sites"])]
+        said += _uncounted(calls) + _too_large(editor.stages.reach(plan.sites))
+        record["warnings"] = self._doubts(record) + said
         return record
 
     def _editor(self, settings: Settings) -> SparseEditor:
@@ -215,10 +216,10 @@ def _uncounted(calls: Mapping[str, Any]) -> list[str]:
     return [f"multiply-adds are too few: these operators multiply and have no known count: {', '.join(sorted(found))}"]
 
 
-def _too_large(sites: float) -> list[str]:
-    if sites <= BREAK_EVEN:
+def _too_large(reach: float) -> list[str]:
+    if reach <= BREAK_EVEN:
         return []
     return [
-        f"the edit reaches {sites:.0%} of the latent sites; `sparsedit edit` runs one of more than {BREAK_EVEN:.0%} "
+        f"the edit reaches {reach:.0%} of the UNet's sites; `sparsedit edit` runs one of more than {BREAK_EVEN:.0%} "
         "densely, whatever the seconds here say"
     ]
