@@ -30,7 +30,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     picture = Image.linear_gradient("L").resize((64, 64)).convert("RGB")
     picture.save("original.png")
-    ImageDraw.Draw(picture).rectangle((20, 20, 30, 30), "red")
+    ImageDraw.Draw(picture).rectangle((24, 24, 30, 30), "red")
     picture.save("edited.png")
     return tmp_path
 

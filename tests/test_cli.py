@@ -79,7 +79,7 @@ def draw_pictures(folder: Path) -> None:
     picture = Image.linear_gradient("L").resize((64, 64)).convert("RGB")
     picture.save(folder / "original.png")
     edited = picture.copy()
-    ImageDraw.Draw(edited).rectangle((20, 20, 30, 30), fill=(220, 30, 30))
+    ImageDraw.Draw(edited).rectangle((24, 24, 30, 30), fill=(220, 30, 30))
     edited.save(folder / "edited.png")
     Image.new("RGB", (64, 64), (10, 200, 10)).save(folder / "other.png")
     mask = Image.new("L", (64, 64))

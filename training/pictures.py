@@ -114,9 +114,10 @@ def object_weights(scene: Scene, weights: ObjectWeights) -> npt.NDArray[np.float
         x, y = scene.body_x, scene.body_y
         raise_box(x - 18, y - 18, x + 18, y + 18, weights.body)
     if scene.trees != "none":
+        more = weights.pines if scene.trees == "pine" else weights.trees
         for spot in scene.tree_spots:
             tall, foot = (30 + 44 * spot.depth) * spot.scale, scene.horizon + 14 + spot.depth * 92
-            raise_box(spot.x - tall * 0.3, foot - tall, spot.x + tall * 0.3, foot, weights.trees)
+            raise_box(spot.x - tall * 0.3, foot - tall, spot.x + tall * 0.3, foot, more)
     if scene.boat is not None:
         x, y = scene.boat_x, scene.horizon
         raise_box(x - 20, y, x + 20, y + 46, weights.boat)

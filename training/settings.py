@@ -87,6 +87,7 @@ class ObjectWeights:
     house: float = 5
     boat: float = 9
     trees: float = 6
+    pines: float = 10  # the hardest trees: narrow, and dark on dark ground
     body: float = 1.5
 
 
