@@ -82,7 +82,7 @@ def test_a_larger_scattered_edit_holds_the_smaller() -> None:
 
 def test_least_bytes_are_those_of_the_formula() -> None:
     with META:
-        model = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 4, 1)).eval()
+        model = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 4, 1))
         x = torch.empty(2, 8, 32, 32)
     weights = sum(parameter.numel() for parameter in model.parameters())
     inputs, outputs = 2 * 8 * 32 * 32, 2 * 4 * 32 * 32
