@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsedit.errors import EngineError
 from sparsedit.sparse import ActivationCache, SitePyramid, ThinGraphs, alongside, record, sparse
+from sparsedit.sparse.graphs import WARM_UPS
 from sparsedit.sparse.rows import map_tensors, tensors_of
 from tests.engine import (
     counted,
@@ -58,6 +59,25 @@ class Rehearsal:
                 room.copy_(new)
 
         return replay, results
+
+
+class Tracing(Rehearsal):
+    """Rehearses what torch.compile reads of the function, with nothing compiled, and counts how often it reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.traces = 0
+
+    def __call__(self, function: Callable[[], Any], device: torch.device) -> tuple[Callable[[], None], Any]:
+        function()
+        compiled = torch.compile(function, fullgraph=True, dynamic=False, backend=self._keep)
+        for _ in range(WARM_UPS):
+            compiled()
+        return super().__call__(compiled, device)
+
+    def _keep(self, traced: Any, inputs: Any) -> Any:
+        self.traces += 1
+        return traced
 
 
 class Foreigners(TorchDispatchMode):
@@ -106,6 +126,18 @@ def test_a_call_by_graph_is_the_thin_call(name: str) -> None:
     for seed in (6, 7):
         assert_answers(model, memory, sites_of("block", size), FAMILIES[name].inputs(2, size, seed), graphs)
     assert capture.captures == 1
+
+
+@pytest.mark.parametrize("name", ["sdxl", "controlnet", "kl-decoder"])
+def test_a_thin_pass_is_traced_whole_and_once(name: str) -> None:
+    """What compiled graphs ask for: torch.compile sees one function of tensors, the same at every capture's run."""
+    model, capture = model_of(name), Tracing()
+    memory, _ = recorded(model, FAMILIES[name].inputs(2, SIZE, 5))
+    graphs = ThinGraphs(capture)
+    with sparse(model, memory, block(3, 4), graphs=graphs):
+        found = model(**FAMILIES[name].inputs(2, SIZE, 6))
+    assert relative_error(found, edited(model, memory, block(3, 4), FAMILIES[name].inputs(2, SIZE, 6))) <= LIMIT
+    assert capture.traces == 1
 
 
 def test_one_graph_serves_every_step() -> None:

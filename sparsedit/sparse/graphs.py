@@ -19,6 +19,7 @@ from sparsedit.sparse.arena import Arena, copy_all
 from sparsedit.sparse.cache import Step, TextMemory
 from sparsedit.sparse.leaves import Call
 from sparsedit.sparse.padding import PaddedPyramid
+from sparsedit.sparse.rooms import Rooms
 from sparsedit.sparse.rows import map_tensors, tensors_of
 from sparsedit.sparse.sites import SitePyramid
 
@@ -86,6 +87,7 @@ class ThinGraph:
         exact = any(leaf.counts(step.leaves[leaf.name]) for leaf in self.leaves if leaf.name in step.leaves)
         self.pyramid = PaddedPyramid(sites, step.device, exact)
         self.arena = Arena(step, self.leaves, self.pyramid, like)
+        self.rooms = Rooms()
         self.replay: Callable[[], None] | None = None
         self.results: Any = None
 
@@ -113,7 +115,8 @@ class ThinGraph:
     def run(self) -> Any:
         """The thin pass on what was loaded."""
         args, kwargs = self.nest
-        (out,) = self.surface.thin_pass(Call(self.arena.step, self.arena.texts, self.pyramid), [(args, kwargs)])
+        call = Call(self.arena.step, self.arena.texts, self.pyramid, rooms=self.rooms)
+        (out,) = self.surface.thin_pass(call, [(args, kwargs)])
         return out
 
 

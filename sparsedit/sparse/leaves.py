@@ -135,6 +135,8 @@ class KernelMatrix:
         weight = self.conv.weight
         if weight.is_contiguous(memory_format=torch.channels_last):
             return weight.permute(0, 2, 3, 1).flatten(1)
+        if torch.compiler.is_compiling():  # which cannot compare addresses, and comes after a call that did
+            return self.matrix
         key = (weight.data_ptr() if not weight.is_meta else 0, weight.dtype, weight.device)
         if key != self.key:
             self.key, self.matrix = key, weight.permute(0, 2, 3, 1).flatten(1)
