@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from sparsedit.sparse import ActivationCache, SitePyramid, alongside, record, sparse
+from sparsedit.sparse.cache import Step, TextMemory
+from sparsedit.sparse.leaves import Call
+from sparsedit.sparse.norm import GroupNormalisation
 from sparsedit.sparse.rows import tensors_of
 from tests.families import FAMILIES
 
@@ -24,6 +28,38 @@ def test_moments_are_those_of_the_edited_map(mean: float) -> None:
         thin = model(mixed)
     assert torch.allclose(thin[..., mask], model(mixed)[..., mask], atol=1e-5)
     assert torch.equal(thin[..., ~mask], kept[..., ~mask])
+
+
+class Doubled(torch.nn.GroupNorm):
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+@pytest.mark.parametrize("kind", [torch.nn.GroupNorm, Doubled])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["contiguous", "channels-last", "strided", "tokens"])
+@torch.no_grad()
+def test_a_recording_changes_no_bit_and_remembers_what_was_done(kind: type, dtype: torch.dtype, layout: str) -> None:
+    torch.manual_seed(0)
+    norm = kind(4, 12).to(dtype)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    x = (3 * torch.randn(2, 12, 9, 14) + 1).to(dtype)
+    laid = {
+        "contiguous": x,
+        "channels-last": x.to(memory_format=torch.channels_last),
+        "strided": x[..., ::2],
+        "tokens": x.flatten(2),
+    }[layout]
+    leaf = GroupNormalisation("norm", norm)
+    call = Call(Step((9, 14), 2, dtype, x.device, None), TextMemory())
+    expected = norm(laid)
+    recorded = leaf.record(call, laid)
+    assert torch.equal(recorded, expected)
+    assert recorded.stride() == expected.stride()
+    scale, shift = (each.view(2, 12, *[1] * (laid.ndim - 2)).float() for each in call.step.leaves["norm"].tensors)
+    once = expected.float() / (2 if kind is Doubled else 1)
+    assert torch.allclose(laid.float() * scale + shift, once, atol=1e-5 if dtype == torch.float32 else 0.1)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

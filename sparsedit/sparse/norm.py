@@ -11,6 +11,7 @@ dense pass whatever was recorded. Moments are taken about the original's mean, s
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import Any
 
 import torch
@@ -28,12 +29,20 @@ class GroupNormalisation(Leaf):
     def __init__(self, name: str, module: nn.GroupNorm) -> None:
         super().__init__(name, module)
         self.norm = module
+        self.own = self.dense == MethodType(nn.GroupNorm.forward, module)
 
     def record(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if x.ndim == 4:
             call.resolution = (x.shape[2], x.shape[3])
-        call.remember(self.name, self.moments(x, call.resolution) if call.moments else Memory(self.affine(x), (0, 0)))
-        return self.dense(x, *args, **kwargs)
+        if call.moments:
+            call.remember(self.name, self.moments(x, call.resolution))
+            return self.dense(x, *args, **kwargs)
+        if self.own and x.dtype == torch.float32:  # of half precision torch rounds the statistics, too
+            y, scale, shift = self.normalised(x)
+        else:
+            y, (scale, shift) = self.dense(x, *args, **kwargs), self.affine(x)
+        call.remember(self.name, Memory((scale, shift), (0, 0)))
+        return y
 
     def thin(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Of a thin image, or of tokens [B, C, N]."""
@@ -50,11 +59,21 @@ class GroupNormalisation(Leaf):
     def counts(self, memory: Memory) -> bool:
         return len(memory.tensors) > 2
 
+    def normalised(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the module makes of an input [B, C, ...] in float32, and its `affine`, by the one pass over it that
+        torch's own group norm takes."""
+        norm, (batch, channels) = self.norm, x.shape[:2]
+        pixels = x.shape[2:].numel()
+        y, mean, inverse = torch.native_group_norm(
+            x, norm.weight, norm.bias, batch, channels, pixels, norm.num_groups, norm.eps
+        )
+        return y, *self.scale_shift(mean.detach(), inverse.detach(), x.dtype)
+
     def affine(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and shift [B, C] of an input [B, C, ...], computed in float32."""
         groups = x.detach().float().reshape(x.shape[0], self.norm.num_groups, -1)
         variance, mean = torch.var_mean(groups, -1, correction=0)
-        return self.scale_shift(mean, variance, x.dtype)
+        return self.scale_shift(mean, self.inverse(variance), x.dtype)
 
     def moments(self, x: Tensor, size: Size) -> Memory:
         """Mean and variance [B, G] of an input [B, C, ...] of T sites, and its sites' moments [B, T, 2 G]."""
@@ -72,7 +91,7 @@ class GroupNormalisation(Leaf):
         first, second = change.chunk(2, 1)
         mean, variance = mean + first, (variance + second - first.square()).clamp(min=0)
         call.renew(self.name, mean, variance, own)
-        return self.scale_shift(mean, variance, x.dtype)
+        return self.scale_shift(mean, self.inverse(variance), x.dtype)
 
     def write(self, memory: Memory, sites: SitePyramid, fresh: tuple[Tensor, ...]) -> None:
         """Write new statistics and the active sites' moments, and take those of all sites about the new mean."""
@@ -90,11 +109,15 @@ class GroupNormalisation(Leaf):
         """Rows [B, T, C] -> [B, T, G, C / G] in float32."""
         return rows.float().reshape(rows.shape[0], rows.shape[1], self.norm.num_groups, -1)
 
-    def scale_shift(self, mean: Tensor, variance: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Statistics [B, G] -> scale and shift [B, C]."""
+    def inverse(self, variance: Tensor) -> Tensor:
+        """Variances -> inverse deviations."""
+        return (variance + self.norm.eps).rsqrt()
+
+    def scale_shift(self, mean: Tensor, inverse: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Means and inverse deviations [B, G] -> scale and shift [B, C]."""
         norm = self.norm
         per_group = norm.num_channels // norm.num_groups
-        scale = (variance + norm.eps).rsqrt().repeat_interleave(per_group, 1)
+        scale = inverse.repeat_interleave(per_group, 1)
         shift = -mean.repeat_interleave(per_group, 1) * scale
         if norm.affine:
             weight, bias = norm.weight.detach().float(), norm.bias.detach().float()
