@@ -12,13 +12,14 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from sparsedit.errors import InputError
-from training import adherence, pace, reconstruction, score, sketches
+from sparsedit.suites.scenes.render import render
+from training import adherence, details, pace, reconstruction, score, sketches
 from training.attributes import ATTRIBUTES, labels
 from training.card import write_card
 from training.grids import enlarge, grid
 from training.probe import Probe
 from training.score import Section, Subject, read_scores, run
-from training.settings import DEMO, PaceSettings, SampleSettings, SketchSettings
+from training.settings import DEMO, DetailWeights, PaceSettings, SampleSettings, SketchSettings
 
 SCENES = adherence.held_out_scenes(60)
 NAMES = list(ATTRIBUTES)
@@ -97,16 +98,31 @@ class TestReconstruction:
 
     def test_boxes_hold_what_they_are_named_for(self):
         scenes = adherence.held_out_scenes(200)
-        skies = [(scene, box) for scene in scenes if (box := reconstruction.star_box(scene))]
+        skies = [(scene, box) for scene in scenes if (box := details.star_box(scene))]
         assert skies
         assert all(scene.time == "night" and not scene.has_body and not scene.clouds for scene, _ in skies)
         assert all(0 < rows.stop < scene.horizon for scene, (rows, _) in skies)
         for scene in scenes:
-            box = reconstruction.wall_box(scene)
+            box = details.wall_box(scene)
             assert (box is None) == (scene.house is None)
             if box:
                 assert box[0].stop <= 256
                 assert box[1].start < scene.house.x < box[1].stop
+
+    def test_stars_and_windows_weigh_more_and_nothing_else_does(self):
+        scenes, weights = adherence.held_out_scenes(200), DetailWeights(stars=10, windows=4)
+        night = next(scene for scene in scenes if details.star_box(scene) and scene.house is None)
+        lived = next(scene for scene in scenes if scene.house is not None and scene.time == "day")
+        bare = next(scene for scene in scenes if scene.house is None and scene.time == "day")
+        sky = slice(0, int(night.horizon)), slice(0, night.width)
+        for scene, box in ((night, sky), (lived, details.wall_box(lived))):
+            picture = render(scene)
+            found = details.detail_weights(scene, picture, weights)
+            assert found.max() > 1
+            assert np.median(found[box]) < 0.2
+            found[box] = 0
+            assert not found.any()
+        assert not details.detail_weights(bare, render(bare), weights).any()
 
     def test_identical_pictures_have_an_ssim_and_no_psnr(self):
         picture = np.random.default_rng(0).integers(0, 255, (32, 32, 3)).astype(np.uint8)

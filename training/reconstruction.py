@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderTiny
-from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from sparsedit.metrics.pixels import psnr
@@ -23,20 +22,16 @@ from sparsedit.metrics.ssim import ssim_map
 from sparsedit.models.silence import silence
 from sparsedit.suites.scenes.render import render
 from sparsedit.suites.scenes.scene import HEIGHT, Scene, sample_scene
+from training.details import Box, fine, star_box, wall_box
 from training.grids import enlarge, grid
 from training.models import load_autoencoder
 from training.pictures import Picture, to_pictures, to_tensor
 from training.settings import FIRST_PROMPT_SEED
 
-Box = tuple[slice, slice]  # rows and columns of a picture
-
 _BATCH = 8
 _CROPS = 4  # of the sky, and as many of houses
 _CROP_SIDE = 96
 _ENLARGED = 2
-_TALLEST = 110  # pixels that the highest mountain rises above the horizon
-_HILLS = 12  # and what does where there are none
-_FINE = 1.5  # pixels: what a Gaussian of this deviation blurs away is fine
 
 
 @dataclass(frozen=True)
@@ -113,33 +108,9 @@ def contrast_kept(made: Picture, true: Picture, boxes: Sequence[Box | None]) -> 
     together = energy = 0.0
     for one, other, box in zip(made, true, boxes, strict=True):
         if box is not None:
-            m, t = (_fine(picture)[box] for picture in (one, other))
+            m, t = (fine(picture)[box] for picture in (one, other))
             together, energy = together + float((m * t).sum()), energy + float((t * t).sum())
     return together / energy if energy else None
-
-
-def _fine(picture: Picture) -> Any:
-    values = picture.astype(np.float64)
-    return values - gaussian_filter(values, (_FINE, _FINE, 0))
-
-
-def star_box(scene: Scene) -> Box | None:
-    """The sky above the mountains on a clear night without a moon: there is nothing in it but stars."""
-    if scene.time != "night" or scene.clouds or scene.has_body:
-        return None
-    below = _HILLS if scene.mountains == "none" else _TALLEST
-    return slice(0, int(scene.horizon) - below), slice(0, scene.width)
-
-
-def wall_box(scene: Scene) -> Box | None:
-    """The walls of a house, with their door and windows."""
-    if scene.house is None:
-        return None
-    house = scene.house
-    return (
-        slice(round(house.y - 0.44 * house.width), round(house.y)),
-        slice(round(house.x - house.width / 2), round(house.x + house.width / 2)),
-    )
 
 
 def crops(coders: Sequence[Coder]) -> Picture:

@@ -113,8 +113,20 @@ class UnetSettings:
 
 
 @dataclass(frozen=True)
+class DetailWeights:
+    """How much more the pixels of small details weigh, times their fine contrast of 1 at most."""
+
+    stars: float = 0
+    windows: float = 0
+
+
+@dataclass(frozen=True)
 class VaeSettings:
-    """Autoencoder on crops; the loss is L1 with gradients, coarser scales and a little KL."""
+    """Autoencoder on crops; the loss is L1 with gradients, coarser scales and a little KL.
+
+    A share `nights` of the crops shows skies at night. An autoencoder that goes on from trained weights is held by
+    `anchor` times the squared change of its latents.
+    """
 
     schedule: Schedule = Schedule(
         minutes=15, batch=8, rate=0.02, adam_rate=2e-3, warm_up=50, fall=0.6, average_decay=0.995
@@ -125,6 +137,9 @@ class VaeSettings:
     quarter_scale: float = 0.5
     kl: float = 3e-4
     colour: float = 0.1  # a linear map from latents to colours keeps their layout plain
+    details: DetailWeights = DetailWeights(stars=30, windows=3)
+    nights: float = 0.3
+    anchor: float = 0.2
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ python -m training.vae --to training/work/model
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from torch.nn import functional as F
 
 from sparsedit.metrics.pixels import psnr
 from sparsedit.metrics.ssim import ssim_map
+from sparsedit.suites.scenes.scene import sample_scene
 from training import checkpoint
 from training.arguments import add_run, command, crew_size, device_of, run_of
+from training.details import detail_weights
 from training.fused import fuse
 from training.loop import Chance, Clock, Loop, Run
-from training.models import new_autoencoder
+from training.models import load_autoencoder, new_autoencoder
 from training.parts import pick, read_parts
 from training.pictures import LATENT_PIXELS, Picture, folder_of, to_pictures, to_tensor
 from training.settings import HELD_OUT, PICTURES, SCALING_FACTOR, VaeSettings
@@ -33,12 +36,14 @@ _NORMALISED_ON = 256  # pictures
 class VaeTask:
     """Crops, half of them mirrored; a linear map from latents to colours is trained beside the autoencoder."""
 
-    def __init__(self, settings: VaeSettings, vae: Any, device: torch.device) -> None:
-        self.settings, self.vae, self.device = settings, vae.to(device), device
+    def __init__(self, settings: VaeSettings, vae: Any, device: torch.device, anchor: Any = None) -> None:
+        self.settings, self.vae, self.device, self.anchor = settings, vae.to(device), device, anchor
         self.colours = nn.Conv2d(4, 3, 1).to(device)
         if device.type == "cpu":
             fuse(vae)
-        _, self.pictures = read_parts(folder_of(PICTURES))
+        seeds, self.pictures = read_parts(folder_of(PICTURES))
+        self.scenes = [sample_scene(int(seed)) for seed in seeds]
+        self.nights = np.flatnonzero([scene.time == "night" and not scene.clouds for scene in self.scenes])
         _, held_out = read_parts(folder_of(HELD_OUT))
         self.held_out = np.concatenate(held_out)
 
@@ -51,7 +56,7 @@ class VaeTask:
         return []
 
     def loss(self, step: int, chance: Chance) -> tuple[Tensor, int]:
-        images = self._crops(chance.numpy).to(self.device)
+        images, weights = (each.to(self.device) for each in self._crops(chance.numpy))
         count, _, height, width = images.shape
         shape = (count, 4, height // LATENT_PIXELS, width // LATENT_PIXELS)
         noise = torch.randn(shape, generator=chance.torch).to(self.device)
@@ -64,17 +69,32 @@ class VaeTask:
         kl = 0.5 * (mean.pow(2) + log_variance.exp() - 1 - log_variance).mean()
         settings = self.settings
         loss = reconstruction_loss(error, settings.gradient, settings.half_scale, settings.quarter_scale)
-        return loss + settings.kl * kl + settings.colour * colour_error.abs().mean(), count
+        loss = loss + settings.kl * kl + settings.colour * colour_error.abs().mean()
+        loss = loss + (weights * error.abs()).mean()
+        if self.anchor is not None:
+            with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16):
+                was = self.anchor.quant_conv(self.anchor.encoder(images)).float().chunk(2, 1)[0]
+            change = (mean - was) * SCALING_FACTOR
+            loss = loss + settings.anchor * change.square().mean()
+        return loss, count
 
-    def _crops(self, rng: np.random.Generator) -> Tensor:
-        size = self.settings.crop
-        crops = []
-        for picture in pick(self.pictures, rng.integers(PICTURES.count, size=self.settings.schedule.batch)):
+    def _crops(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Crops [N, 3, H, W] of pictures, and how much more their pixels weigh [N, 1, H, W]."""
+        settings, size = self.settings, self.settings.crop
+        batch = settings.schedule.batch
+        chosen = rng.integers(PICTURES.count, size=batch)
+        night = rng.random(batch) < settings.nights
+        chosen = np.where(night, self.nights[rng.integers(len(self.nights), size=batch)], chosen)
+        crops, weights = [], []
+        for index, dark, picture in zip(chosen, night, pick(self.pictures, chosen), strict=True):
+            more = detail_weights(self.scenes[index], picture, settings.details)
             places = (np.array(picture.shape[:2]) - size) // LATENT_PIXELS + 1
             top, left = rng.integers(places) * LATENT_PIXELS
-            crop = picture[top : top + size, left : left + size]
-            crops.append(crop[:, ::-1] if rng.random() < 0.5 else crop)
-        return to_tensor(np.stack(crops))
+            top = top // 4 // LATENT_PIXELS * LATENT_PIXELS if dark else top
+            across = slice(None, None, -1 if rng.random() < 0.5 else 1)
+            crops.append(picture[top : top + size, left : left + size][:, across])
+            weights.append(more[top : top + size, left : left + size][:, across])
+        return to_tensor(np.stack(crops)), torch.from_numpy(np.stack(weights)).unsqueeze(1)
 
     def validate(self) -> dict[str, float]:
         """Mean PSNR in dB and SSIM of reconstructions of held-out pictures."""
@@ -135,21 +155,24 @@ def write(run: Run, folder: Path) -> None:
     vae.save_pretrained(folder / "vae", safe_serialization=True)
 
 
-def train(crew: Crew, run: Run, device: torch.device) -> None:
+def train(crew: Crew, run: Run, start: Path | None, device: torch.device) -> None:
     """One worker's part of a run."""
     torch.manual_seed(run.schedule.seed)
-    Loop(VaeTask(run.settings, new_autoencoder(), device), run, crew, Clock()).train()
+    vae = new_autoencoder() if start is None else load_autoencoder(start)
+    anchor = None if start is None else load_autoencoder(start).to(device).eval().requires_grad_(False)
+    Loop(VaeTask(run.settings, vae, device, anchor), run, crew, Clock()).train()
 
 
 @command
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.vae", description=__doc__)
     parser.add_argument("--to", type=Path, required=True, help="pipeline's folder to write the autoencoder to")
+    parser.add_argument("--start", type=Path, help="pipeline whose autoencoder to go on from")
     add_run(parser, VaeSettings().schedule)
     arguments = parser.parse_args()
     device = device_of(arguments)
-    run = run_of(arguments, "vae", VaeSettings())
-    run_crew(crew_size(arguments, device), train, run, device)
+    run = replace(run_of(arguments, "vae", VaeSettings()), settled=arguments.start is not None)
+    run_crew(crew_size(arguments, device), train, run, arguments.start, device)
     write(run, arguments.to)
 
 
