@@ -30,7 +30,7 @@ from sparsedit.metrics.fidelity import fidelity
 from sparsedit.models.loading import load_pipeline
 from sparsedit.plan import Edit, Request, as_tensor
 from sparsedit.results import Result
-from sparsedit.settings import effective_steps
+from sparsedit.settings import POLICIES, effective_steps
 from sparsedit.skipping import spread
 from sparsedit.suites.demo import DemoItem, demo_item
 
@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[20, 50], help="of the whole schedule")
     parser.add_argument("--dense", type=int, nargs="+", default=[3, 4, 5, 7, 10], help="dense steps")
     arguments = parser.parse_args()
-    editor = SparseEditor(load_pipeline("demo"), break_even=1.0)
+    editor = SparseEditor(load_pipeline("demo"), policy=POLICIES["close"], break_even=1.0)
     rows = still_true(RAW, sampled_hash(editor.stages.unet))
     for item in scenes(arguments.scenes):
         for steps in arguments.steps:

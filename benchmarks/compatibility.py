@@ -138,7 +138,7 @@ def checked(pipe: Any, preset: Preset, task: str) -> dict[str, float | str]:
     photo, edited = (torch.rand(1, 3, SIDE, SIDE, generator=generator) * 2 - 1 for _ in range(2))
     original: Tensor | None = photo
     everything = torch.ones(SIDE, SIDE, dtype=torch.bool)
-    few = preset.defaults["steps"] < 4
+    few = float(preset.defaults["steps"]) < 4
     settings: dict[str, Any] = {"steps": 1, "strength": 1.0} if few else {"steps": 4, "strength": 0.75}
     settings |= {"prompt": "a house", "task": task, "seed": 1, "guidance": preset.defaults["guidance"]}
     match task:

@@ -35,6 +35,7 @@ from sparsedit.metrics.pixels import Mask
 from sparsedit.models.loading import load_pipeline
 from sparsedit.plan import Edit
 from sparsedit.results import Result
+from sparsedit.settings import POLICIES
 from sparsedit.sparse import dilate
 from sparsedit.suites.scenes.caption import caption
 from sparsedit.suites.scenes.edits import EDITS, FIRST_TEST_SEED, EditPair, SceneEdit, draw_edit, edit_scene
@@ -147,7 +148,8 @@ def main() -> None:
     rows = [row for row in lines if (row["weights"], row["steps"]) == (weights, calls)]  # of no other training
     for seed, chain in chains(arguments.scenes, arguments.edits):
         done = {row["norm"] for row in rows if (row["scene"], row["position"]) == (seed, arguments.edits)}
-        editors = {norm: SparseEditor(pipe, norm=norm, break_even=1.0) for norm in arguments.norms if norm not in done}
+        norms = [norm for norm in arguments.norms if norm not in done]
+        editors = {norm: SparseEditor(pipe, policy=POLICIES["close"], norm=norm, break_even=1.0) for norm in norms}
         made = measure(editors, seed, chain, arguments.task, arguments.steps)
         new = [row | {"weights": weights} for row in made]
         rows = [row for row in rows if row["scene"] != seed or row["norm"] not in editors] + new

@@ -239,7 +239,8 @@ def test_a_dry_run_shows_the_plan_and_loads_nothing(here: Path, run: Run, monkey
     def loaded(*_: object, **__: object) -> None:
         raise AssertionError("a dry run loads no model")
 
-    monkeypatch.setattr("sparsedit.models.loading.load_pipeline", loaded)
+    for module in ("engines.pipelines", "models.loading"):  # this order: the first imports from the second
+        monkeypatch.setattr(f"sparsedit.{module}.load_pipeline", loaded)
     before = files(here)
     shown = run("edit", "cases.yaml", "--dry-run", "--steps", "20", "--strength", "0.7")
     assert shown.returncode == 0
@@ -267,7 +268,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_manifest(here: Path, run:
     shown = run("edit", "cases.yaml", "--config", "config.yaml", "--steps", "7", "--dry-run", "--json", "--quiet")
     settings = json.loads(shown.stdout.splitlines()[-1])["settings"]
     assert (settings["steps"], settings["seed"], settings["guidance"]) == (7, 3, 9.0)
-    assert (settings["strength"], settings["threshold"], settings["grow"]) == (0.7, 0.02, 5)
+    assert (settings["strength"], settings["threshold"], settings["grow"]) == (0.7, 0.02, 8)
     assert shown.stderr == ""
 
 

@@ -63,7 +63,7 @@ class TestEveryPreset:
 
 
 def test_demo_settings():
-    assert get_preset("demo").defaults == {"steps": 20, "strength": 0.7, "guidance": 4.0}
+    assert get_preset("demo").defaults == {"steps": 20, "strength": 0.7, "guidance": 4.0, "policy": "close"}
 
 
 def test_the_embedded_model_is_data_only():

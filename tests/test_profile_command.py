@@ -62,7 +62,8 @@ def test_a_dry_run_counts_and_loads_nothing(run: Run, monkeypatch: pytest.Monkey
     def loaded(*_: object, **__: object) -> None:
         raise AssertionError("a dry run loads no model")
 
-    monkeypatch.setattr("sparsedit.models.loading.load_pipeline", loaded)
+    for module in ("engines.pipelines", "models.loading"):  # this order: the first imports from the second
+        monkeypatch.setattr(f"sparsedit.{module}.load_pipeline", loaded)
     made_up = ("--size", "64x64", "--pattern", "scattered", "--edit-ratio", "0.1")
     shown = run(*made_up, "--dry-run", "--output-format", "json", "--stages", "text,decoder")
     [found] = json.loads(shown.out)["profiles"]

@@ -123,6 +123,7 @@ def test_whole_numbers_serve_as_numbers() -> None:
 
 def test_mask_policies() -> None:
     assert resolve({}).mask_policy() == POLICIES["tight"] == MaskPolicy(0.02, 5, 0, None, 8)
+    assert resolve({}, {"policy": "close"}).mask_policy() == MaskPolicy(0.02, 8, 0, None, 8)
     assert resolve({}, {"policy": "published"}).mask_policy() == MaskPolicy(0.02, 5, 1, None, 0)
 
 
@@ -137,6 +138,16 @@ def test_what_begins_with_noise_runs_its_whole_schedule(task: str) -> None:
     assert resolve(preset, {"task": task}).strength == 1.0
     assert resolve(preset, {"task": task}, {"strength": 0.8}).strength == 0.8
     assert resolve(preset, {"task": "inpaint"}).strength == 0.5
+
+
+@pytest.mark.parametrize("task", FROM_NOISE)
+def test_what_begins_with_noise_has_a_preset_s_policy_only_where_it_is_said(task: str) -> None:
+    preset = {"policy": "close"}
+    assert resolve(preset, {"task": task}).policy == "tight"
+    assert resolve(preset, {"task": task, "policy": "close"}).policy == "close"
+    assert resolve(preset, {"task": task}, {"policy": "published"}).policy == "published"
+    assert resolve(preset, {"task": "inpaint"}).policy == "close"
+    assert resolve(preset, {}, {"policy": "tight"}).policy == "tight"
 
 
 @pytest.mark.parametrize("task", FOLLOWING)

@@ -148,7 +148,7 @@ def _memory(preset: Preset) -> dict[str, Any]:
         pipe = random_pipeline(preset, torch.bfloat16, device="meta")
     except ModelError as error:
         return {"memory": None, "missing": str(error)}
-    size, guidance = preset.native_size, preset.defaults["guidance"]
+    size, guidance = preset.native_size, float(preset.defaults["guidance"])
     need = estimate_memory(pipe, size, size, guided=guidance > 1)
     memory = {
         "dtype": "bfloat16",

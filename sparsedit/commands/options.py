@@ -185,7 +185,9 @@ Dense = Annotated[
 
 Policy = Annotated[
     str | None,
-    typer.Option("--policy", metavar="tight|published", help="Named values of the four below.", rich_help_panel=_MASK),
+    typer.Option(
+        "--policy", metavar="tight|close|published", help="Named values of the four below.", rich_help_panel=_MASK
+    ),
 ]
 Threshold = Annotated[
     float | None,

@@ -16,7 +16,7 @@ DEMO = Preset(
     pipeline="StableDiffusionXLPipeline",
     licence="Apache-2.0",
     native_size=256,
-    defaults={"steps": 20, "strength": 0.7, "guidance": 4.0},
+    defaults={"steps": 20, "strength": 0.7, "guidance": 4.0, "policy": "close"},
     embedded="demo",
     vaes={"tiny": DEMO_TINY},
     controlnets={"canny": DEMO_CANNY},
@@ -27,7 +27,7 @@ DEMO_TURBO_MODEL = replace(
     title="Demo landscapes, few steps",
     description="the demo model with a LoRA that needs 4 steps and no guidance; embedded",
     good_for="trying few-step models without a download",
-    defaults={"steps": 4, "strength": 0.75, "guidance": 0.0},
+    defaults={"steps": 4, "strength": 0.75, "guidance": 0.0, "policy": "close"},
     lora=DEMO_TURBO,
     scheduler="demo-turbo/scheduler",
 )

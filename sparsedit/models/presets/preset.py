@@ -71,7 +71,7 @@ class Preset(Published):
     family: str
     pipeline: str
     native_size: int
-    defaults: Mapping[str, int | float] = field(hash=False)
+    defaults: Mapping[str, int | float | str] = field(hash=False)
     tasks: tuple[str, ...] = ("sdedit", "inpaint", "prompt", "rotate", "pan")
     lora: Part | None = None
     scheduler: str | None = None
