@@ -94,11 +94,11 @@ bench-tasks: $(STAMP) ## tasks prompt, control, pan and rotate over the demo sui
 	$(BIN)/python -m benchmarks.tasks --count $(or $(COUNT),20)
 
 bench-tradeoff: $(STAMP) ## every way by fidelity, time and multiply-adds, as one picture (EDITS=40; goes on where it stopped)
-	for part in ways cold recorded; do \
+	for part in ways cold recorded margins; do \
 		$(BIN)/sparsedit bench --suite demo --limit $(or $(EDITS),40) --grid benchmarks/tradeoff-$$part.yaml --no-pictures \
 			-o runs/tradeoff-$$part || test $$? -eq 1 || exit; \
 	done
-	$(BIN)/python -m benchmarks.tradeoff $(addprefix runs/tradeoff-,ways cold recorded)
+	$(BIN)/python -m benchmarks.tradeoff $(addprefix runs/tradeoff-,ways cold recorded margins)
 
 bench-driver: $(STAMP) ## records a second that a bench keeps, and the cost of a case beside its models (--cases 700: memory)
 	$(BIN)/python -m benchmarks.driver $(ARGUMENTS)

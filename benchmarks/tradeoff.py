@@ -1,12 +1,12 @@
 """What a first and an n-th edit lose for the time and the multiply-adds they save, every way in one picture.
 
-    make bench-tradeoff                             three benches (they go on where they stopped), then this
+    make bench-tradeoff                             four benches (they go on where they stopped), then this
     python -m benchmarks.tradeoff RUN...            the picture from benches' records alone
 
 A bench runs the ways of one edit one after the other, next to the dense edit that all of them are compared with: so
 ratios are taken edit by edit, within seconds, and averaged afterwards. The benches differ in what they vary: the ways
 that have nothing to choose, the dense steps of cold edits (with step-skip at the same cost), the steps of short
-recordings.
+recordings, the margins of warm edits and what their norms follow.
 """
 
 from __future__ import annotations
@@ -32,8 +32,6 @@ from sparsedit.runs import RunFolder
 
 SMALLEST, LARGEST = 0.005, 0.12
 """Shares of edited pixels of the edits taken: the small ones that thin passes are for."""
-RECORDING = ("alongside", "warm")
-"""Ways whose first edit pays for a run of the original."""
 
 Key = tuple[int, str, str, str]
 
@@ -41,7 +39,8 @@ Key = tuple[int, str, str, str]
 @dataclass(frozen=True)
 class Point:
     """The mean of some edits made one way: `speed` and `macs` are ratios over the dense edit's, `psnr` is in dB against
-    it. `dense_steps` of the `steps` run densely, where that is fewer; `first` says that the original's run counts."""
+    it. `dense_steps` of the `steps` run densely, where that is fewer; `first` says that the original's run counts;
+    `margin` names policy and norms where they were varied."""
 
     steps: int
     way: str
@@ -51,6 +50,7 @@ class Point:
     speed: float
     macs: float
     edits: int
+    margin: str | None = None
 
 
 def points(records: Iterable[Record]) -> list[Point]:
@@ -60,7 +60,11 @@ def points(records: Iterable[Record]) -> list[Point]:
     for record in records:
         if _counts(record):
             bench = record["bench"]
-            kind = f"{bench['way']}, short" if bench["way"] == "warm" and record["dense_steps"] else bench["way"]
+            kind = bench["way"]
+            if kind == "warm" and record["dense_steps"]:
+                kind = "record-steps"
+            elif kind == "warm" and "policy=" in bench["cell"]:
+                kind = "margins"
             groups[record["steps_run"], kind, bench["cell"], record["model"]][record["id"]] = record
     return [point for (_, kind, *_), own in sorted(groups.items()) for point in _of_a_way(kind, list(own.values()))]
 
@@ -74,16 +78,15 @@ def _counts(record: Record) -> bool:
 
 
 def _of_a_way(kind: str, records: Sequence[Record]) -> Iterator[Point]:
-    way, _, short = kind.partition(", ")
     common: dict[str, Any] = {
         "steps": records[0]["steps_run"],
-        "way": "record-steps" if short else way,
+        "way": kind,
+        "margin": f"{records[0]['policy']}, {records[0]['norm']}" if kind == "margins" else None,
         "dense_steps": _mean(_dense_steps(record) for record in records),
         "psnr": statistics.fmean(record["fidelity"]["inside"]["psnr"] for record in records),
         "edits": len(records),
     }
-    remembers = way in RECORDING
-    for first in (True, False) if way == "warm" else (remembers,):
+    for first in (True, False) if kind in ("warm", "record-steps") else (kind == "alongside",):
         ratios = [ratio for record in records if (ratio := _ratios(record, first=first))]
         if ratios:
             speeds, macs = zip(*ratios, strict=True)

@@ -16,6 +16,7 @@ STYLES: dict[tuple[str, bool], tuple[str, str, str, str]] = {
     ("alongside", True): ("#009e73", "D", "", "alongside: original and edit in one batch"),
     ("record-steps", True): ("#56b4e9", "v", ":", "warm, K steps recorded: first edit"),
     ("record-steps", False): ("#56b4e9", "^", "-", "warm, K steps recorded: n-th edit"),
+    ("margins", False): ("#cc79a7", "P", "", "warm: n-th edit, by policy and what norms follow"),
     ("warm", True): ("#0072b2", "v", "", "warm: first edit, with its recording"),
     ("warm", False): ("#0072b2", "^", "", "warm: n-th edit"),
 }
@@ -62,10 +63,12 @@ def _panel(panel: Any, points: Sequence[Point], axis: str) -> None:
 
 
 def _name(panel: Any, point: Point, axis: str, colour: str) -> None:
-    """K beside a point that it moves along the axis; that of the control follows from the cost."""
-    if point["dense_steps"] and (point["way"] == "cold" or point["first"]):
+    """K beside a point that it moves along the axis, or the margin; K of the control follows from the cost."""
+    counted = point["dense_steps"] and (point["way"] == "cold" or point["first"])
+    name = f"{point['dense_steps']:g}" if counted else point["margin"]
+    if name:
         place = (point[axis], point["psnr"])
-        panel.annotate(f"{point['dense_steps']:g}", place, (5, 4), textcoords="offset points", fontsize=7, color=colour)
+        panel.annotate(name, place, (5, 4), textcoords="offset points", fontsize=7, color=colour)
 
 
 def _title(steps: int, points: Sequence[Point]) -> str:

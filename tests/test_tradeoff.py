@@ -60,6 +60,18 @@ def test_every_number_of_dense_steps_is_a_point_of_its_own() -> None:
     }
 
 
+def test_every_margin_is_a_point_of_its_own_and_only_of_nth_edits() -> None:
+    varied = [("tight", "original"), ("close", "updated")]
+    records = [made("warm", cell=f"policy={p} norm={n}", policy=p, norm=n) for p, n in varied]
+    found = {(point.way, point.first, point.margin) for point in points([*records, made("warm", cell="steps=20")])}
+    assert found == {
+        ("margins", False, "tight, original"),
+        ("margins", False, "close, updated"),
+        ("warm", True, None),
+        ("warm", False, None),
+    }
+
+
 def test_fidelity_is_a_mean_and_speed_a_median() -> None:
     records = [
         made("cold", str(number), fidelity=fidelity(psnr, 50.0), total={"dense_s": 8.0, "record_s": 0.0, "sparse_s": s})
@@ -81,6 +93,7 @@ def test_edits_that_are_large_failed_or_not_compared_do_not_count() -> None:
 
 def test_both_pictures_can_be_drawn(tmp_path: Path) -> None:
     some = [made(way, cell="a", **changes) for way, changes in (("warm", {}), ("cold", short(4)), ("crop", {}))]
+    some.append(made("warm", cell="policy=close", policy="close", norm="original"))
     tradeoff_plot.plot([asdict(point) for point in points(some)], tmp_path / "tradeoff.png")
     series_plot.plot(ROWS, tmp_path / "series.png")
     assert all((tmp_path / f"{name}.png").stat().st_size > 10_000 for name in ("tradeoff", "series"))
