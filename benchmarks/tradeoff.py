@@ -40,7 +40,7 @@ Key = tuple[int, str, str, str]
 class Point:
     """The mean of some edits made one way: `speed` and `macs` are ratios over the dense edit's, `psnr` is in dB against
     it. `dense_steps` of the `steps` run densely, where that is fewer; `first` says that the original's run counts;
-    `margin` names policy and norms where they were varied."""
+    `policy` names the masks' policy where it was varied, `way` then what norms follow."""
 
     steps: int
     way: str
@@ -50,7 +50,7 @@ class Point:
     speed: float
     macs: float
     edits: int
-    margin: str | None = None
+    policy: str | None = None
 
 
 def points(records: Iterable[Record]) -> list[Point]:
@@ -64,7 +64,7 @@ def points(records: Iterable[Record]) -> list[Point]:
             if kind == "warm" and record["dense_steps"]:
                 kind = "record-steps"
             elif kind == "warm" and "policy=" in bench["cell"]:
-                kind = "margins"
+                kind = f"warm, norms {record['norm']}"
             groups[record["steps_run"], kind, bench["cell"], record["model"]][record["id"]] = record
     return [point for (_, kind, *_), own in sorted(groups.items()) for point in _of_a_way(kind, list(own.values()))]
 
@@ -81,7 +81,7 @@ def _of_a_way(kind: str, records: Sequence[Record]) -> Iterator[Point]:
     common: dict[str, Any] = {
         "steps": records[0]["steps_run"],
         "way": kind,
-        "margin": f"{records[0]['policy']}, {records[0]['norm']}" if kind == "margins" else None,
+        "policy": records[0]["policy"] if "norms" in kind else None,
         "dense_steps": _mean(_dense_steps(record) for record in records),
         "psnr": statistics.fmean(record["fidelity"]["inside"]["psnr"] for record in records),
         "edits": len(records),

@@ -16,7 +16,8 @@ STYLES: dict[tuple[str, bool], tuple[str, str, str, str]] = {
     ("alongside", True): ("#009e73", "D", "", "alongside: original and edit in one batch"),
     ("record-steps", True): ("#56b4e9", "v", ":", "warm, K steps recorded: first edit"),
     ("record-steps", False): ("#56b4e9", "^", "-", "warm, K steps recorded: n-th edit"),
-    ("margins", False): ("#cc79a7", "P", "", "warm: n-th edit, by policy and what norms follow"),
+    ("warm, norms original", False): ("#cc79a7", "P", "-", "warm: n-th edit, tight, close and published"),
+    ("warm, norms updated", False): ("#cc79a7", "p", ":", "the same, norms follow the edit"),
     ("warm", True): ("#0072b2", "v", "", "warm: first edit, with its recording"),
     ("warm", False): ("#0072b2", "^", "", "warm: n-th edit"),
 }
@@ -47,7 +48,7 @@ def plot(points: Sequence[Point], picture: Path) -> None:
 def _panel(panel: Any, points: Sequence[Point], axis: str) -> None:
     for (way, first), (colour, marker, line, label) in STYLES.items():
         own = [point for point in points if (point["way"], point["first"]) == (way, first)]
-        own.sort(key=lambda point: point["dense_steps"] or 0)
+        own.sort(key=lambda point: (point["dense_steps"] or 0, -point["macs"]))
         if own:
             x, y = [point[axis] for point in own], [point["psnr"] for point in own]
             panel.plot(x, y, color=colour, marker=marker, markersize=6, linestyle=line or "none", label=label)
@@ -63,13 +64,13 @@ def _panel(panel: Any, points: Sequence[Point], axis: str) -> None:
 
 
 def _name(panel: Any, point: Point, axis: str, colour: str) -> None:
-    """K beside a point that it moves along the axis, or the margin; K of the control follows from the cost."""
+    """K beside a point that it moves along the axis, or a policy's letter; K of the control follows from the cost."""
     counted = point["dense_steps"] and (point["way"] == "cold" or point["first"])
-    name = f"{point['dense_steps']:g}" if counted else point["margin"]
+    name = f"{point['dense_steps']:g}" if counted else (point["policy"] or "")[:1]
     if name:
         place = (point[axis], point["psnr"])
         panel.annotate(name, place, (5, 4), textcoords="offset points", fontsize=7, color=colour)
 
 
 def _title(steps: int, points: Sequence[Point]) -> str:
-    return f"{steps} steps run; edits: {max(point['edits'] for point in points)}; small figures: K"
+    return f"{steps} steps run; edits: {max(point['edits'] for point in points)}; small figures: K, letters: policy"

@@ -60,13 +60,13 @@ def test_every_number_of_dense_steps_is_a_point_of_its_own() -> None:
     }
 
 
-def test_every_margin_is_a_point_of_its_own_and_only_of_nth_edits() -> None:
+def test_every_policy_is_a_point_of_its_own_and_only_of_nth_edits() -> None:
     varied = [("tight", "original"), ("close", "updated")]
     records = [made("warm", cell=f"policy={p} norm={n}", policy=p, norm=n) for p, n in varied]
-    found = {(point.way, point.first, point.margin) for point in points([*records, made("warm", cell="steps=20")])}
+    found = {(point.way, point.first, point.policy) for point in points([*records, made("warm", cell="steps=20")])}
     assert found == {
-        ("margins", False, "tight, original"),
-        ("margins", False, "close, updated"),
+        ("warm, norms original", False, "tight"),
+        ("warm, norms updated", False, "close"),
         ("warm", True, None),
         ("warm", False, None),
     }
