@@ -13,7 +13,7 @@ from sparsedit.errors import EngineError, SettingsError
 from sparsedit.models import placement
 from sparsedit.models.loading import load_pipeline
 from sparsedit.models.placement import HEADROOM, check_offload, choose_offload
-from tests.engine import edited, outputs, recorded, same_bits, sites_of, size_of
+from tests.engine import edited, outputs, recorded, relative_error, same_bits, sites_of, size_of
 from tests.families import FAMILIES
 from tests.pipelines import tiny_sd15
 
@@ -31,8 +31,9 @@ def test_layers_that_lie_elsewhere_are_fetched_for_thin_calls(name: str) -> None
         assert all(weight.is_meta for weight in model.parameters())
         result = edited(model, recorded(model, original)[0], sites, changed)
         again = edited(model, recorded(model, original)[0], sites, changed)
-    assert same_bits(result, wanted)
-    assert same_bits(again, wanted)
+    # Of a norm that lies elsewhere the statistics are taken by a pass of their own, which may differ in the last bit.
+    assert relative_error(result, wanted) < 1e-6
+    assert same_bits(again, result)
     assert all(weight.is_meta for weight in model.parameters())
 
 
