@@ -44,7 +44,7 @@ class MaskPolicy:
 
 
 # `tight` computes least (one latent of margin brings a thin decode from 40 to over 50 dB inside the mask);
-# `close` grows an edit by one latent cell: for the demo model 2 dB more, an eighth more work (docs/decisions.md);
+# `close` grows an edit by one latent cell: for the demo model 2 dB more, a seventh more work (docs/decisions.md);
 # `published` is SIGE's, for rows that are to be compared with its tables.
 POLICIES = {
     "tight": MaskPolicy(threshold=0.02, grow=5, level_dilation=0, feather=None, vae_margin=8),

@@ -37,7 +37,7 @@ class GroupNormalisation(Leaf):
         if call.moments:
             call.remember(self.name, self.moments(x, call.resolution))
             return self.dense(x, *args, **kwargs)
-        if self.own and x.dtype == torch.float32:  # of half precision torch rounds the statistics, too
+        if self.own and self.exact(x):
             y, scale, shift = self.normalised(x)
         else:
             y, (scale, shift) = self.dense(x, *args, **kwargs), self.affine(x)
@@ -58,6 +58,13 @@ class GroupNormalisation(Leaf):
 
     def counts(self, memory: Memory) -> bool:
         return len(memory.tensors) > 2
+
+    def exact(self, x: Tensor) -> bool:
+        """Whether torch's norm of an input can be asked for its statistics: in half precision it rounds them, and of
+        GPUs it is not known which layouts it takes when called by itself."""
+        weight = self.norm.weight
+        single = x.dtype == torch.float32 and (weight is None or weight.dtype == torch.float32)
+        return single and x.device.type == "cpu"
 
     def normalised(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the module makes of an input [B, C, ...] in float32, and its `affine`, by the one pass over it that
