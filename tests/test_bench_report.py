@@ -47,7 +47,7 @@ def test_means_are_of_what_was_done() -> None:
     psnr = warm.means["inside_psnr"]
     assert psnr is not None
     assert (psnr.mean, psnr.count) == (35.0, 2)
-    # An edit that ran densely is as dear as dense; it is identical, so its PSNR is missing with a reason.
+    # An edit that ran densely is as dear as dense; it is the dense one, so its PSNR is missing with a reason.
     ratio = warm.means["macs_ratio"]
     assert ratio is not None
     assert ratio.mean == pytest.approx((10 + 10 + 1) / 3)
@@ -55,6 +55,15 @@ def test_means_are_of_what_was_done() -> None:
     style = line(shown, "warm", "change style")
     assert (style.count, style.failed) == (1, 1)
     assert line(shown, "dense").dense == 0
+
+
+def test_what_ran_densely_counts_in_no_fidelity_even_where_a_rounding_tells_it_from_the_dense_edit() -> None:
+    rounded = benched("e", fidelity=fidelity(101.0, 104.0)) | {"way": "dense", "stages": {}, "reason": "too large"}
+    shown, without = (line(tables(records), "warm") for records in ([*RECORDS, rounded], RECORDS))
+    assert (shown.dense, without.dense) == (2, 1)
+    for column in ("inside_psnr", "whole_psnr"):
+        assert shown.means[column] == without.means[column]
+        assert shown.left_out[column] == 0
 
 
 def test_a_record_of_no_bench_is_refused() -> None:

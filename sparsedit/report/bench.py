@@ -2,7 +2,8 @@
 
 Values of one edit are what its record holds; a mean has the bootstrap interval of its edits, and says how many have no
 value. An edit that a thin way ran densely, because it is large, counts in speed and multiply-adds as the dense one that
-it is, and has no fidelity, being identical. Knows no models; a pure function of records.
+it is, and has no fidelity, being the dense edit made again (to the bit, or to a rounding of the machine's). Knows no
+models; a pure function of records.
 """
 
 from __future__ import annotations
@@ -137,18 +138,22 @@ def values(record: Record) -> dict[str, float | None]:
     asked = (record.get("bench") or record)["way"]
     scores, quality = record.get("fidelity") or {}, record.get("quality") or {}
     inside, truth = scores.get("inside") or {}, (record.get("truth") or {}).get("inside") or {}
-    return {
+    fidelity: dict[str, float | None] = {
         "inside_psnr": row.inside_psnr,
         "inside_ssim": inside.get("ssim"),
         "inside_lpips": inside.get("lpips"),
         "whole_psnr": row.whole_psnr,
+    }
+    if _ran_densely(record):
+        fidelity = dict.fromkeys(fidelity)
+    costs = {
         "macs_ratio": 1.0 if row.way == "dense" else row.macs_ratio,
         "speedup": row.speedup,
         "first_speedup": None if asked == "dense" else row.first_speedup,
         "seconds": row.sparse_s,
-        "truth_psnr": truth.get("psnr"),
-        "truth_ssim": truth.get("ssim"),
-    } | {name: quality.get(name) for name in QUALITY}
+    }
+    truths = {"truth_psnr": truth.get("psnr"), "truth_ssim": truth.get("ssim")}
+    return fidelity | costs | truths | {name: quality.get(name) for name in QUALITY}
 
 
 def _by_key(records: Sequence[Record]) -> dict[Key, list[Record]]:
@@ -161,15 +166,23 @@ def _by_key(records: Sequence[Record]) -> dict[Key, list[Record]]:
     return by_key
 
 
+def _ran_densely(record: Record) -> bool:
+    """Whether another way was asked for than the dense one that was taken."""
+    return record["way"] == "dense" != (record.get("bench") or record)["way"]
+
+
 def _case(record: Record) -> Case:
     scores = record.get("fidelity") or {}
+    dense = _ran_densely(record)
     return Case(
         name=f"{record['case']}/{record['variant']}",
         values=values(record) if record["status"] == "ok" else {},
         edit_type=record.get("edit_type"),
-        equal=tuple(f"{region}_psnr" for region in ("inside", "whole") if (scores.get(region) or {}).get("identical")),
+        equal=tuple(
+            f"{region}_psnr" for region in ("inside", "whole") if dense or (scores.get(region) or {}).get("identical")
+        ),
         reason=None if record["status"] == "ok" else str(record["reason"]),
-        entry={"way": record["way"], "touched": _touched(record)},
+        entry={"dense": dense, "touched": _touched(record)},
     )
 
 
@@ -186,7 +199,7 @@ def _lines(key: Key, comparison: Comparison) -> Iterator[Line]:
             way=way,
             count=group.count,
             failed=sum(case.reason is not None for case in own),
-            dense=sum(case.entry["way"] == "dense" != way for case in own if case.reason is None),
+            dense=sum(case.entry["dense"] for case in own if case.reason is None),
             touched=sum(case.entry["touched"] for case in own),
             means=group.means,
             left_out=group.left_out,

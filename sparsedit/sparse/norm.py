@@ -34,14 +34,16 @@ class GroupNormalisation(Leaf):
     def record(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if x.ndim == 4:
             call.resolution = (x.shape[2], x.shape[3])
-        if call.moments:
-            call.remember(self.name, self.moments(x, call.resolution))
-            return self.dense(x, *args, **kwargs)
-        if self.own and self.exact(x):
-            y, scale, shift = self.normalised(x)
+        if self.own and x.device.type == "cpu" and x.dtype == self.dtype == torch.float32:
+            y, mean, inverse = self.native(x, self.norm.weight, self.norm.bias)
         else:
-            y, (scale, shift) = self.dense(x, *args, **kwargs), self.affine(x)
-        call.remember(self.name, Memory((scale, shift), (0, 0)))
+            y = self.dense(x, *args, **kwargs)
+            mean, inverse = self.statistics(x.detach())
+        mean, inverse = mean.detach(), inverse.detach()
+        if call.moments:
+            call.remember(self.name, self.moments(x, mean, inverse, call.resolution))
+        else:
+            call.remember(self.name, Memory(self.scale_shift(mean, inverse, x.dtype), (0, 0)))
         return y
 
     def thin(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -59,33 +61,35 @@ class GroupNormalisation(Leaf):
     def counts(self, memory: Memory) -> bool:
         return len(memory.tensors) > 2
 
-    def exact(self, x: Tensor) -> bool:
-        """Whether torch's norm of an input can be asked for its statistics: in half precision it rounds them, and of
-        GPUs it is not known which layouts it takes when called by itself."""
-        weight = self.norm.weight
-        single = x.dtype == torch.float32 and (weight is None or weight.dtype == torch.float32)
-        return single and x.device.type == "cpu"
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the norm's weights; float32 where it has none."""
+        return torch.float32 if self.norm.weight is None else self.norm.weight.dtype
 
-    def normalised(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the module makes of an input [B, C, ...] in float32, and its `affine`, by the one pass over it that
-        torch's own group norm takes."""
-        norm, (batch, channels) = self.norm, x.shape[:2]
-        pixels = x.shape[2:].numel()
-        y, mean, inverse = torch.native_group_norm(
-            x, norm.weight, norm.bias, batch, channels, pixels, norm.num_groups, norm.eps
-        )
-        return y, *self.scale_shift(mean.detach(), inverse.detach(), x.dtype)
+    def native(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """torch's own group norm of an input [B, C, ...], and the means and inverse deviations [B, G] it took."""
+        batch, channels = x.shape[:2]
+        pixels, norm = x.shape[2:].numel(), self.norm
+        return torch.native_group_norm(x, weight, bias, batch, channels, pixels, norm.num_groups, norm.eps)
 
-    def affine(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale and shift [B, C] of an input [B, C, ...], computed in float32."""
-        groups = x.detach().float().reshape(x.shape[0], self.norm.num_groups, -1)
+    def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and inverse deviations [B, G] of an input [B, C, ...], in float32.
+
+        On a CPU torch's norm takes them without a copy of its input, and in float32 where its weights are; with
+        weights in half precision it would round them. Of GPUs it is not known which layouts it takes when called by
+        itself.
+        """
+        if x.device.type == "cpu" and x.dtype != torch.float64:
+            one = torch.ones(x.shape[1])
+            return self.native(x, one, torch.zeros_like(one))[1:]
+        groups = x.float().reshape(x.shape[0], self.norm.num_groups, -1)
         variance, mean = torch.var_mean(groups, -1, correction=0)
-        return self.scale_shift(mean, self.inverse(variance), x.dtype)
+        return mean, self.inverse(variance)
 
-    def moments(self, x: Tensor, size: Size) -> Memory:
+    def moments(self, x: Tensor, mean: Tensor, inverse: Tensor, size: Size) -> Memory:
         """Mean and variance [B, G] of an input [B, C, ...] of T sites, and its sites' moments [B, T, 2 G]."""
         rows = self.grouped(x.detach().flatten(2).transpose(1, 2))
-        variance, mean = torch.var_mean(rows, (1, 3), correction=0)
+        variance = (inverse.square().reciprocal() - self.norm.eps).clamp(min=0)
         return Memory((mean, variance, _moments(rows - mean[:, None, :, None]).to(x.dtype)), size)
 
     def follow(self, call: Call, memory: Memory, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,13 +127,14 @@ class GroupNormalisation(Leaf):
     def scale_shift(self, mean: Tensor, inverse: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Means and inverse deviations [B, G] -> scale and shift [B, C]."""
         norm = self.norm
-        per_group = norm.num_channels // norm.num_groups
-        scale = inverse.repeat_interleave(per_group, 1)
-        shift = -mean.repeat_interleave(per_group, 1) * scale
+        each = (norm.num_groups, norm.num_channels // norm.num_groups)
+        scale, mean = inverse.unsqueeze(2).expand(-1, *each), mean.unsqueeze(2)
         if norm.affine:
-            weight, bias = norm.weight.detach().float(), norm.bias.detach().float()
-            scale, shift = scale * weight, shift * weight + bias
-        return scale.to(dtype), shift.to(dtype)
+            scale = scale * norm.weight.detach().float().view(each)
+            shift = torch.addcmul(norm.bias.detach().float().view(each), mean, scale, value=-1)
+        else:
+            shift = -mean * scale
+        return scale.flatten(1).to(dtype), shift.flatten(1).to(dtype)
 
 
 def _moments(deviations: Tensor) -> Tensor:

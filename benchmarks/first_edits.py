@@ -1,0 +1,194 @@
+"""First edits on the clock of a large model: dense, skipping steps, cold, and upon a recording of some steps.
+
+    python -m benchmarks.first_edits [--model NAME] [--size WxH] [--edit-ratio R] [--steps N] [--guidance G]
+                                     [--coarse K ...] [--skip K ...] [--record-steps K ...] [--samples N] [--output DIR]
+
+From the call to the picture, prompts, planning, encoder and decoder and every step included; every round makes every
+edit once, the dense one, which is the stock pipeline's, first. Presets other than the demo's run on random weights:
+what a number of dense steps is worth in dB is measured on the demo model (`benchmarks.coarse`), what it takes in
+seconds here. Re-ordering the weights for thin passes is done before, once a process, and its seconds are given. Writes
+first-edits.json (raw samples, one entry for each model and size; one measured again replaces the old one) and
+first-edits.md into DIR, by default benchmarks/results/MACHINE. The last line on stdout is one JSON document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.edit_sizes import say, size_of
+from benchmarks.machine import machine_slug
+from benchmarks.whole_edits import PROMPT, merged
+from sparsedit.editor import SparseEditor
+from sparsedit.environment import environment
+from sparsedit.files import write_atomic
+from sparsedit.measure.spread import ratios
+from sparsedit.measure.warnings import busy, load_average
+from sparsedit.models.loading import load_pipeline
+from sparsedit.models.placement import resolve_device
+from sparsedit.models.presets import get_preset
+from sparsedit.plan import Edit, Request
+from sparsedit.profiling.synthetic import synthetic_edit, synthetic_picture
+from sparsedit.report.numbers import figure, percent, times
+from sparsedit.report.text import to_markdown
+from sparsedit.results import Result
+from sparsedit.skipping import steps_kept
+
+DENSE = "dense"
+COLD = "cold"
+SKIP = "step-skip"
+RECORD = "recording"
+FIRST = "record-steps, first edit"
+NTH = "record-steps, n-th edit"
+HEADINGS = ("edit", "dense steps", "seconds", "speed-up")
+
+Run = Callable[[], object]
+Timed = tuple[str, int]
+
+
+class Edits:
+    """The edits that are compared, each as something to run; `counts` by way, of how many dense steps."""
+
+    def __init__(self, editor: SparseEditor, request: Request, edit: Edit, counts: Mapping[str, Sequence[int]]) -> None:
+        self.editor = editor
+        self.request = request
+        self.edit = edit
+        self.counts = counts
+
+    def __iter__(self) -> Iterator[tuple[Timed, Run]]:
+        """What one round runs, in order; a number of steps recorded is followed by an edit upon it."""
+        yield (DENSE, self.request.schedule.calls), partial(self.editor.dense, self.request, self.edit)
+        runs = {SKIP: self.skip, COLD: self.cold, RECORD: self.record}
+        for way, run in runs.items():
+            for count in self.counts[way]:
+                yield (way, count), partial(run, count)
+                if way == RECORD:
+                    yield (NTH, count), self.nth
+        self.editor.recorded = None
+
+    def skip(self, count: int) -> object:
+        """The dense edit with some of its steps left out."""
+        kept = steps_kept(self.editor.stages.pipe.scheduler, count, self.request.schedule.calls)
+        return self.editor.dense(replace(self.request, schedule=replace(self.request.schedule, kept=kept)), self.edit)
+
+    def cold(self, count: int) -> None:
+        self._made(self.editor.cold(self.request, self.edit, count)[1], "cold")
+
+    def record(self, count: int) -> object:
+        return self.editor.record_request(self.request, count)
+
+    def nth(self) -> None:
+        self._made(self.editor.apply(self.edit), "warm")
+
+    @staticmethod
+    def _made(result: Result, way: str) -> None:
+        """Nothing. Raises RuntimeError for an edit that went another way than the one to be timed."""
+        if result.way != way:
+            raise RuntimeError(f"an edit was to run {way} and ran {result.way}: {result.reason}")
+
+
+def measure(edits: Edits, samples: int) -> dict[Timed, list[float]]:
+    """Seconds of every edit in every round. A first edit upon some recorded steps is recording and edit together."""
+    seconds: dict[Timed, list[float]] = defaultdict(list)
+    for number in range(1, samples + 1):
+        for timed, run in edits:
+            started = time.perf_counter()
+            run()
+            seconds[timed].append(time.perf_counter() - started)
+            way, count = timed
+            say(f"  round {number} of {samples}: {way}, {count} dense: {seconds[timed][-1]:.1f} s")
+    for way, count in list(seconds):
+        if way == NTH:
+            pairs = zip(seconds.pop((RECORD, count)), seconds[NTH, count], strict=True)
+            seconds[FIRST, count] = [recording + edit for recording, edit in pairs]
+    return seconds
+
+
+def entry(name: str, size: tuple[int, int], ratio: float, asked: argparse.Namespace) -> dict[str, Any]:
+    """All that is measured of one model at one size."""
+    load = load_average()
+    editor = SparseEditor(load_pipeline(name, weights="real" if name.startswith("demo") else "random"))
+    settings = {"steps": asked.steps, "strength": 1.0, "guidance": asked.guidance}
+    request = editor.request(synthetic_picture(size[1], size[0]), prompt=PROMPT, **settings)
+    edit = synthetic_edit(request.original, ratio, "contiguous")
+    started = time.perf_counter()
+    editor.cold(replace(request, schedule=replace(request.schedule, steps=3)), edit, 2)
+    packing_s = time.perf_counter() - started
+    say(f"{name}: {size[0]}x{size[1]}, {percent(ratio)} edited, {settings}; packed and warm after {packing_s:.0f} s")
+    counts = {SKIP: asked.skip, COLD: asked.coarse, RECORD: asked.record_steps}
+    seconds = measure(Edits(editor, request, edit, counts), asked.samples)
+    return {
+        "model": name,
+        "size": list(size),
+        "edit_ratio": ratio,
+        "settings": settings | {"steps_run": request.schedule.calls},
+        "device": str(editor.stages.device),
+        "dtype": str(editor.stages.unet.dtype).removeprefix("torch."),
+        "points": [{"way": way, "dense_steps": count, "seconds": taken} for (way, count), taken in seconds.items()],
+        "load": load,
+        "warnings": busy(load, os.cpu_count()),
+        "environment": environment(),
+    }
+
+
+def markdown(document: Mapping[str, Any]) -> str:
+    """Every entry as a table, in order of its points' speed."""
+    return "\n".join(part for each in document["curves"] for part in _table(each))
+
+
+def _table(of: Mapping[str, Any]) -> list[str]:
+    width, height = of["size"]
+    processor, packages = of["environment"]["processor"], of["environment"]["packages"]
+    steps = of["settings"]["steps_run"]
+    title = f"{of['model']}, {width}x{height}, {percent(of['edit_ratio'])} edited, {steps} steps, {of['dtype']}"
+    about = f"{processor['name']}, {processor['cores']} cores, torch {packages['torch']}"
+    dense = next(point["seconds"] for point in of["points"] if point["way"] == DENSE)
+    rows = [
+        [
+            point["way"],
+            str(point["dense_steps"]),
+            figure(statistics.median(point["seconds"])),
+            times(statistics.median(ratios(dense, point["seconds"]))),
+        ]
+        for point in of["points"]
+    ]
+    return [f"**{title}** ({about})\n", to_markdown(HEADINGS, rows), "".join(f"- {each}\n" for each in of["warnings"])]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="demo", help="a preset")
+    parser.add_argument("--size", type=size_of, metavar="WxH", help="default: the model's own")
+    parser.add_argument(
+        "--edit-ratio", type=float, default=0.0172, help="share of the pixels; default: SIGE's SDEdit 0"
+    )
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--guidance", type=float, default=5.0)
+    parser.add_argument("--coarse", type=int, nargs="*", default=[4, 6, 8], metavar="K")
+    parser.add_argument("--skip", type=int, nargs="*", default=[7], metavar="K")
+    parser.add_argument("--record-steps", type=int, nargs="*", default=[7], metavar="K")
+    parser.add_argument("--samples", type=int, default=1, help="rounds; default: %(default)s")
+    parser.add_argument("--output", type=Path, metavar="DIR")
+    asked = parser.parse_args()
+    native = get_preset(asked.model).native_size
+    new = entry(asked.model, asked.size or (native, native), asked.edit_ratio, asked)
+    machine = machine_slug(environment(), str(resolve_device("auto")))
+    folder = asked.output or Path(__file__).parent / "results" / machine
+    folder.mkdir(parents=True, exist_ok=True)
+    document = merged(folder / "first-edits.json", new)
+    write_atomic(folder / "first-edits.json", (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
+    write_atomic(folder / "first-edits.md", markdown(document).encode())
+    print(json.dumps(new, allow_nan=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""benchmarks/first_edits.py: what it measures, and what it writes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import first_edits
+
+OPTIONS = [
+    "--size",
+    "64x64",
+    "--steps",
+    "4",
+    "--coarse",
+    "2",
+    "3",
+    "--skip",
+    "2",
+    "--record-steps",
+    "2",
+    "--samples",
+    "2",
+]
+
+
+def test_every_way_is_timed_in_every_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["first_edits", *OPTIONS, "--output", str(tmp_path)])
+    first_edits.main()
+    entry = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert json.loads((tmp_path / "first-edits.json").read_text())["curves"] == [entry]
+    seconds = {(point["way"], point["dense_steps"]): point["seconds"] for point in entry["points"]}
+    assert set(seconds) == {
+        ("dense", 4), ("step-skip", 2), ("cold", 2), ("cold", 3),
+        ("record-steps, first edit", 2), ("record-steps, n-th edit", 2),
+    }  # fmt: skip
+    assert all(len(taken) == 2 for taken in seconds.values())
+    first, nth = (seconds[f"record-steps, {which} edit", 2] for which in ("first", "n-th"))
+    assert all(whole > last > 0 for whole, last in zip(first, nth, strict=True))
+
+
+def test_an_edit_that_went_another_way_is_no_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["first_edits", *OPTIONS, "--edit-ratio", "1"])
+    with pytest.raises(RuntimeError, match="was to run cold and ran dense: the edit reaches 100%"):
+        first_edits.main()
+
+
+def test_the_table_gives_medians_and_ratios_round_by_round() -> None:
+    curve = {
+        "model": "sdxl", "size": [1024, 512], "edit_ratio": 0.0172, "settings": {"steps_run": 30}, "dtype": "bfloat16",
+        "points": [
+            {"way": "dense", "dense_steps": 30, "seconds": [600.0, 660.0, 660.0]},
+            {"way": "cold", "dense_steps": 4, "seconds": [150.0, 150.0, 110.0]},
+        ],
+        "warnings": ["busy"],
+        "environment": {"processor": {"name": "EPYC", "cores": 2}, "packages": {"torch": "2.15.0"}},
+    }  # fmt: skip
+    text = first_edits.markdown({"curves": [curve]})
+    assert "**sdxl, 1024x512, 1.72% edited, 30 steps, bfloat16** (EPYC, 2 cores, torch 2.15.0)" in text
+    assert "| cold | 4 | 150 | 4.40× |" in text
+    assert "- busy" in text
