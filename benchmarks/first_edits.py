@@ -1,14 +1,16 @@
 """First edits on the clock of a large model: dense, skipping steps, cold, and upon a recording of some steps.
 
     python -m benchmarks.first_edits [--model NAME] [--size WxH] [--edit-ratio R] [--steps N] [--guidance G]
-                                     [--coarse K ...] [--skip K ...] [--record-steps K ...] [--samples N] [--output DIR]
+                                     [--coarse K ...] [--skip K ...] [--record-steps K ...] [--samples N]
+                                     [--output DIR] [--table-only]
 
 From the call to the picture, prompts, planning, encoder and decoder and every step included; every round makes every
-edit once, the dense one, which is the stock pipeline's, first. Presets other than the demo's run on random weights:
-what a number of dense steps is worth in dB is measured on the demo model (`benchmarks.coarse`), what it takes in
-seconds here. Re-ordering the weights for thin passes is done before, once a process, and its seconds are given. Writes
-first-edits.json (raw samples, one entry for each model and size; one measured again replaces the old one) and
-first-edits.md into DIR, by default benchmarks/results/MACHINE. The last line on stdout is one JSON document.
+edit once, the dense one, which is the stock pipeline's, first. Presets other than the demo's run on random weights, so
+seconds are measured here, and what a number of dense steps is worth in dB on the demo model (`benchmarks.coarse`). The
+table shows both, and for every line how much skipping steps is worth that takes as long (its seconds grow evenly with
+its steps). Weights are re-ordered for thin passes before, which happens once a process. Writes first-edits.json (raw
+samples, one entry for each model and size; one measured again replaces the old one) and first-edits.md into DIR, by
+default benchmarks/results/MACHINE. The last line on stdout is one JSON document.
 """
 
 from __future__ import annotations
@@ -25,9 +27,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.edit_sizes import say, size_of
 from benchmarks.machine import machine_slug
 from benchmarks.whole_edits import PROMPT, merged
+from sparsedit.calibration import TABLE
 from sparsedit.editor import SparseEditor
 from sparsedit.environment import environment
 from sparsedit.files import write_atomic
@@ -49,10 +54,13 @@ SKIP = "step-skip"
 RECORD = "recording"
 FIRST = "record-steps, first edit"
 NTH = "record-steps, n-th edit"
-HEADINGS = ("edit", "dense steps", "seconds", "speed-up")
+HEADINGS = ("edit", "dense steps", "seconds", "speed-up", "dB", "skipping as long, steps", "dB")
+WORTH = {SKIP: "skip_inside", COLD: "cold_inside", FIRST: "record_inside", NTH: "record_inside"}
+"""Where the table of `benchmarks.coarse` has what a way is worth."""
 
 Run = Callable[[], object]
 Timed = tuple[str, int]
+Worth = Mapping[str, Mapping[int, float]]
 
 
 class Edits:
@@ -151,17 +159,37 @@ def _table(of: Mapping[str, Any]) -> list[str]:
     steps = of["settings"]["steps_run"]
     title = f"{of['model']}, {width}x{height}, {percent(of['edit_ratio'])} edited, {steps} steps, {of['dtype']}"
     about = f"{processor['name']}, {processor['cores']} cores, torch {packages['torch']}"
-    dense = next(point["seconds"] for point in of["points"] if point["way"] == DENSE)
-    rows = [
-        [
-            point["way"],
-            str(point["dense_steps"]),
-            figure(statistics.median(point["seconds"])),
-            times(statistics.median(ratios(dense, point["seconds"]))),
-        ]
-        for point in of["points"]
+    rows = [_row(point, of["points"], worth_of(steps)) for point in of["points"]]
+    notes = "PSNR inside the edit against the dense one, of the demo model."
+    return [
+        f"**{title}** ({about}); {notes}\n",
+        to_markdown(HEADINGS, rows),
+        "".join(f"- {each}\n" for each in of["warnings"]),
     ]
-    return [f"**{title}** ({about})\n", to_markdown(HEADINGS, rows), "".join(f"- {each}\n" for each in of["warnings"])]
+
+
+def _row(point: Mapping[str, Any], points: Sequence[Mapping[str, Any]], worth: Worth) -> list[str]:
+    way, count, seconds = point["way"], point["dense_steps"], point["seconds"]
+    dense = next(each for each in points if each["way"] == DENSE)
+    taken, whole = statistics.median(seconds), statistics.median(dense["seconds"])
+    row = [way, str(count), figure(taken), times(statistics.median(ratios(dense["seconds"], seconds)))]
+    row.append(figure(worth.get(way, {}).get(count)))
+    skipped = next((each for each in points if each["way"] == SKIP), None)
+    if way in (DENSE, SKIP) or skipped is None:
+        return [*row, "–", "–"]
+    steps = dense["dense_steps"], skipped["dense_steps"]
+    a_step = (whole - statistics.median(skipped["seconds"])) / (steps[0] - steps[1])
+    as_long = steps[0] - (whole - taken) / a_step
+    known = sorted(worth.get(SKIP, {}).items())
+    inside = known and known[0][0] <= as_long <= known[-1][0]
+    skipping = float(np.interp(as_long, [k for k, _ in known], [psnr for _, psnr in known])) if inside else None
+    return [*row, figure(as_long), figure(skipping)]
+
+
+def worth_of(steps: int) -> Worth:
+    """PSNR in dB by way and dense steps, of schedules of so many steps; empty where none was measured."""
+    rows = [row for row in json.loads(TABLE.read_text(encoding="utf-8"))["rows"] if row["steps"] == steps]
+    return {way: {row["dense_steps"]: row[column] for row in rows} for way, column in WORTH.items()}
 
 
 def main() -> None:
@@ -178,16 +206,20 @@ def main() -> None:
     parser.add_argument("--record-steps", type=int, nargs="*", default=[7], metavar="K")
     parser.add_argument("--samples", type=int, default=1, help="rounds; default: %(default)s")
     parser.add_argument("--output", type=Path, metavar="DIR")
+    parser.add_argument("--table-only", action="store_true", help="measure nothing, write the table again")
     asked = parser.parse_args()
-    native = get_preset(asked.model).native_size
-    new = entry(asked.model, asked.size or (native, native), asked.edit_ratio, asked)
     machine = machine_slug(environment(), str(resolve_device("auto")))
     folder = asked.output or Path(__file__).parent / "results" / machine
-    folder.mkdir(parents=True, exist_ok=True)
-    document = merged(folder / "first-edits.json", new)
-    write_atomic(folder / "first-edits.json", (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
+    if asked.table_only:
+        document = json.loads((folder / "first-edits.json").read_text())
+    else:
+        native = get_preset(asked.model).native_size
+        new = entry(asked.model, asked.size or (native, native), asked.edit_ratio, asked)
+        folder.mkdir(parents=True, exist_ok=True)
+        document = merged(folder / "first-edits.json", new)
+        write_atomic(folder / "first-edits.json", (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
+        print(json.dumps(new, allow_nan=False))
     write_atomic(folder / "first-edits.md", markdown(document).encode())
-    print(json.dumps(new, allow_nan=False))
 
 
 if __name__ == "__main__":

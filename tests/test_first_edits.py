@@ -50,17 +50,32 @@ def test_an_edit_that_went_another_way_is_no_sample(monkeypatch: pytest.MonkeyPa
         first_edits.main()
 
 
-def test_the_table_gives_medians_and_ratios_round_by_round() -> None:
+def test_the_table_says_what_skipping_steps_is_worth_in_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "table.json"
+    measured = {4: (36.0, 30.0), 5: (39.0, 32.0), 7: (41.0, 36.0)}
+    rows = [
+        {"steps": 30, "dense_steps": count, "cold_inside": cold, "skip_inside": skip, "record_inside": 35.0}
+        for count, (cold, skip) in measured.items()
+    ]
+    table.write_text(json.dumps({"rows": [*rows, {"steps": 14, "dense_steps": 4}]}))
+    monkeypatch.setattr(first_edits, "TABLE", table)
     curve = {
         "model": "sdxl", "size": [1024, 512], "edit_ratio": 0.0172, "settings": {"steps_run": 30}, "dtype": "bfloat16",
         "points": [
-            {"way": "dense", "dense_steps": 30, "seconds": [600.0, 660.0, 660.0]},
-            {"way": "cold", "dense_steps": 4, "seconds": [150.0, 150.0, 110.0]},
+            {"way": "dense", "dense_steps": 30, "seconds": [610.0, 660.0, 610.0]},
+            {"way": "step-skip", "dense_steps": 7, "seconds": [150.0, 150.0, 150.0]},
+            {"way": "cold", "dense_steps": 4, "seconds": [130.0, 110.0, 130.0]},
+            {"way": "cold", "dense_steps": 9, "seconds": [250.0, 250.0, 250.0]},
         ],
         "warnings": ["busy"],
         "environment": {"processor": {"name": "EPYC", "cores": 2}, "packages": {"torch": "2.15.0"}},
     }  # fmt: skip
     text = first_edits.markdown({"curves": [curve]})
     assert "**sdxl, 1024x512, 1.72% edited, 30 steps, bfloat16** (EPYC, 2 cores, torch 2.15.0)" in text
-    assert "| cold | 4 | 150 | 4.40× |" in text
+    assert "| step-skip | 7 | 150 | 4.07× | 36.0 | – | – |" in text
+    # 20 s a step, so that 130 s are six of them, between 32 and 36 dB.
+    assert "| cold | 4 | 130 | 4.69× | 36.0 | 6.00 | 34.0 |" in text
+    assert "| cold | 9 | 250 | 2.44× | – | 12.0 | – |" in text
     assert "- busy" in text

@@ -98,7 +98,7 @@ def test_a_recording_is_given_up_early_when_the_others_have_no_room(
         model(**inputs)  # 28 to come, and room for them
         model(**inputs)
         monkeypatch.setattr(held, "memory_left", lambda: 26 * step - 1)
-        with pytest.raises(CacheError, match=r"a step, 26 are to come, and .* of memory are left; use --cache DIR"):
+        with pytest.raises(CacheError, match=r"a step, 26 are to come, and .* of memory are left; use a smaller"):
             model(**inputs)
     assert not cache.steps
     assert not any("forward" in vars(each) for each in model.modules())

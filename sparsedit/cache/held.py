@@ -32,5 +32,6 @@ class HeldCache(ActivationCache):
             self.clear()
             raise CacheError(
                 f"recording takes {size_of(step.nbytes)} a step, {rest} are to come, and {size_of(left)} of memory are "
-                "left; use --cache DIR, --cache-precision int8, --record-steps or a smaller picture"
+                "left; use a smaller picture, --record-steps where the task knows it, or --cache DIR with "
+                "--cache-precision int8 where it can be kept on the disk"
             )
