@@ -1,11 +1,12 @@
 """One call of the full-size SDXL UNet, dense against thin, on the published cases.
 
-    python benchmarks/unet_call.py --data DIR [--samples N] [--no-pack] [--output FILE]
+    python benchmarks/unet_call.py --data DIR [--samples N] [--no-pack] [--compiled] [--output FILE]
 
 Random weights, bf16 where the processor has it, 512x1024 pixels, batch 2 (classifier-free guidance). Every round runs
 the dense call once and each thin one after it, so that a ratio never compares two different moments of a machine;
 what counts is the median of the ratios. Thin calls come in a row, as in an edit: one that is not timed, then the median
-of three. The baseline is diffusers' own model with scaled-dot-product attention.
+of three. The baseline is diffusers' own model with scaled-dot-product attention, and with --compiled the same model by
+torch.compile beside it (which needs a C++ compiler, and minutes for compiling).
 DIR holds the published pictures (see manifests/sige.yaml). The last line on stdout is one JSON document.
 """
 
@@ -16,6 +17,7 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -49,7 +51,7 @@ def cases(data: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def call(unet: torch.nn.Module, inputs: tuple[Any, ...], conditions: dict[str, Any]) -> float:
+def call(unet: Callable[..., object], inputs: tuple[Any, ...], conditions: dict[str, Any]) -> float:
     """Seconds of one call."""
     start = time.perf_counter()
     unet(*inputs, **conditions)
@@ -63,11 +65,17 @@ class Row:
     macs: int
     seconds: list[float] = field(default_factory=list)
 
-    def against(self, dense: Row) -> dict[str, Any]:
-        """This row as JSON, with its ratios to the dense calls of the same rounds."""
-        ratios = [a / b for a, b in zip(dense.seconds, self.seconds, strict=True)]
+    def against(self, dense: Row, compiled: Row | None = None) -> dict[str, Any]:
+        """This row as JSON, with its ratios to the dense calls of the same rounds, and to the compiled ones."""
+        ratios = self.ratios(dense)
         spread = {"speedup": statistics.median(ratios), "speedup_range": [min(ratios), max(ratios)]}
+        if compiled is not None:
+            spread["speedup_to_compiled"] = statistics.median(self.ratios(compiled))
         return asdict(self) | spread | {"macs_ratio": dense.macs / self.macs}
+
+    def ratios(self, reference: Row) -> list[float]:
+        """How many times as long another way took, round by round."""
+        return [a / b for a, b in zip(reference.seconds, self.seconds, strict=True)]
 
 
 def site_pyramids(data: Path) -> dict[str, SitePyramid]:
@@ -90,7 +98,7 @@ def random_conditions(stages: Stages, dtype: torch.dtype, generator: torch.Gener
 
 
 @torch.inference_mode()
-def measure(model: str, data: Path, samples: int, pack: bool) -> dict[str, Any]:
+def measure(model: str, data: Path, samples: int, pack: bool, compiling: bool) -> dict[str, Any]:
     """Interleaved rounds of the dense call and every thin one; the first round warms up and is not kept."""
     preset = get_preset(model)
     dtype = resolve_dtype("auto", CPU, preset)
@@ -103,13 +111,18 @@ def measure(model: str, data: Path, samples: int, pack: bool) -> dict[str, Any]:
     cache, packed = ActivationCache(), PackedWeights() if pack else None
     sites = site_pyramids(data)
     rows = {name: Row(twin.thin("unet", pyramid).macs) for name, pyramid in sites.items()}
-    dense = Row(twin.dense("unet").macs)
+    models: dict[str, Callable[..., object]] = {"dense": unet}
+    if compiling:
+        models["compiled"] = cast(Callable[..., object], torch.compile(unet))
+    whole = {name: Row(twin.dense("unet").macs) for name in models}
+    dense, compiled = whole["dense"], whole.get("compiled")
     with record(unet, cache):
         record_seconds = call(unet, inputs, conditions)
     cache.steps *= 1 + IN_A_ROW
     for number in range(samples + 1):
-        seconds = call(unet, inputs, conditions)
-        dense.seconds += [seconds] * (number > 0)
+        for name, each in models.items():
+            seconds = call(each, inputs, conditions)
+            whole[name].seconds += [seconds] * (number > 0)
         for name, pyramid in sites.items():
             with sparse(unet, cache, pyramid, packed=packed):
                 call(unet, inputs, conditions)
@@ -126,7 +139,8 @@ def measure(model: str, data: Path, samples: int, pack: bool) -> dict[str, Any]:
         "packed_bytes": packed.nbytes if packed else 0,
         "peak_bytes": peak_bytes(CPU),
         "dense": asdict(dense) | {"attention_macs": twin.dense("unet").attention_macs},
-        "thin": {name: row.against(dense) for name, row in rows.items()},
+        "compiled": None if compiled is None else compiled.against(dense),
+        "thin": {name: row.against(dense, compiled) for name, row in rows.items()},
         "environment": environment(),
     }
 
@@ -137,9 +151,10 @@ def main() -> None:
     parser.add_argument("--model", default="sdxl")
     parser.add_argument("--samples", type=int, default=5)
     parser.add_argument("--pack", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--compiled", action="store_true", help="the dense model by torch.compile as well")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    result = measure(options.model, options.data, options.samples, options.pack)
+    result = measure(options.model, options.data, options.samples, options.pack, options.compiled)
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(result, indent=1) + "\n")
