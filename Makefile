@@ -13,7 +13,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-full lint format bench-smoke bench-demo bench-pie bench-unet bench-profile bench-whole bench-flat bench-guard bench-coarse bench-series bench-tasks bench-tradeoff bench-driver bench-gpu bench-fuzz bench-soak audit wheel-check train-demo clean
+.PHONY: help env demo test test-full lint format bench-smoke bench-demo bench-pie bench-unet bench-profile bench-whole bench-first bench-flat bench-guard bench-coarse bench-series bench-tasks bench-tradeoff bench-driver bench-gpu bench-fuzz bench-soak audit wheel-check train-demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ bench-profile: $(STAMP) ## time and multiply-adds against the size of the edit, 
 bench-whole: $(STAMP) ## whole warm edits against the size of the edit (never slower than dense?), and their setting up
 	$(BIN)/python -m benchmarks.whole_edits $(ARGUMENTS) >/dev/null
 	$(BIN)/python -m benchmarks.setting_up >/dev/null
+
+bench-first: $(STAMP) ## first edits of full-size SDXL: cold, some steps recorded, and steps left out in the same time (26 minutes)
+	$(BIN)/python -m benchmarks.first_edits --model sdxl --size 1024x512 $(ARGUMENTS) >/dev/null
 
 bench-flat: $(STAMP) ## what should stay flat: time against variants, size of the picture, number of steps
 	$(BIN)/python -m benchmarks.flat $(ARGUMENTS)

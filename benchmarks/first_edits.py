@@ -149,7 +149,7 @@ def entry(name: str, size: tuple[int, int], ratio: float, asked: argparse.Namesp
 
 
 def markdown(document: Mapping[str, Any]) -> str:
-    """Every entry as a table, in order of its points' speed."""
+    """Every entry as a table."""
     return "\n".join(part for each in document["curves"] for part in _table(each))
 
 
