@@ -19,10 +19,9 @@ import argparse
 import json
 import os
 import statistics
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,13 +34,17 @@ from benchmarks.whole_edits import PROMPT, merged
 from sparsedit.calibration import TABLE
 from sparsedit.editor import SparseEditor
 from sparsedit.environment import environment
+from sparsedit.errors import SettingsError, SparseditError
 from sparsedit.files import write_atomic
+from sparsedit.measure.clock import Clock
+from sparsedit.measure.rounds import interleave
 from sparsedit.measure.spread import ratios
 from sparsedit.measure.warnings import busy, load_average
 from sparsedit.models.loading import load_pipeline
 from sparsedit.models.placement import resolve_device
 from sparsedit.models.presets import get_preset
 from sparsedit.plan import Edit, Request
+from sparsedit.profiling.edits import TOTAL
 from sparsedit.profiling.synthetic import synthetic_edit, synthetic_picture
 from sparsedit.report.numbers import figure, percent, times
 from sparsedit.report.text import to_markdown
@@ -58,82 +61,87 @@ HEADINGS = ("edit", "dense steps", "seconds", "speed-up", "dB", "skipping as lon
 WORTH = {SKIP: "skip_inside", COLD: "cold_inside", FIRST: "record_inside", NTH: "record_inside"}
 """Where the table of `benchmarks.coarse` has what a way is worth."""
 
-Run = Callable[[], object]
-Timed = tuple[str, int]
 Worth = Mapping[str, Mapping[int, float]]
 
 
-class Edits:
-    """The edits that are compared, each as something to run; `counts` by way, of how many dense steps."""
+@dataclass(frozen=True)
+class Point:
+    """One of the things that a round makes: its way, how many steps of it are dense, and the making itself."""
 
-    def __init__(self, editor: SparseEditor, request: Request, edit: Edit, counts: Mapping[str, Sequence[int]]) -> None:
-        self.editor = editor
-        self.request = request
-        self.edit = edit
-        self.counts = counts
+    way: str
+    dense_steps: int
+    make: Callable[[], object]
 
-    def __iter__(self) -> Iterator[tuple[Timed, Run]]:
-        """What one round runs, in order; a number of steps recorded is followed by an edit upon it."""
-        yield (DENSE, self.request.schedule.calls), partial(self.editor.dense, self.request, self.edit)
-        runs = {SKIP: self.skip, COLD: self.cold, RECORD: self.record}
-        for way, run in runs.items():
-            for count in self.counts[way]:
-                yield (way, count), partial(run, count)
-                if way == RECORD:
-                    yield (NTH, count), self.nth
-        self.editor.recorded = None
+    @property
+    def name(self) -> str:
+        return f"{self.way}, {self.dense_steps} dense"
 
-    def skip(self, count: int) -> object:
-        """The dense edit with some of its steps left out."""
-        kept = steps_kept(self.editor.stages.pipe.scheduler, count, self.request.schedule.calls)
-        return self.editor.dense(replace(self.request, schedule=replace(self.request.schedule, kept=kept)), self.edit)
-
-    def cold(self, count: int) -> None:
-        self._made(self.editor.cold(self.request, self.edit, count)[1], "cold")
-
-    def record(self, count: int) -> object:
-        return self.editor.record_request(self.request, count)
-
-    def nth(self) -> None:
-        self._made(self.editor.apply(self.edit), "warm")
-
-    @staticmethod
-    def _made(result: Result, way: str) -> None:
-        """Nothing. Raises RuntimeError for an edit that went another way than the one to be timed."""
-        if result.way != way:
-            raise RuntimeError(f"an edit was to run {way} and ran {result.way}: {result.reason}")
+    def run(self, clock: Clock) -> None:
+        with clock.stage(TOTAL):
+            self.make()
+        say(f"  {self.name}: {clock.samples[TOTAL][-1]:.1f} s")
 
 
-def measure(edits: Edits, samples: int) -> dict[Timed, list[float]]:
+def points(editor: SparseEditor, request: Request, edit: Edit, counts: Mapping[str, Sequence[int]]) -> list[Point]:
+    """What one round makes, in order; `counts` by way, of how many dense steps. n-th edits follow their recording."""
+
+    def dense() -> None:
+        editor.recorded = None  # of the round before
+        editor.dense(request, edit)
+
+    def skip(count: int) -> None:
+        kept = steps_kept(editor.stages.pipe.scheduler, count, request.schedule.calls)
+        editor.dense(replace(request, schedule=replace(request.schedule, kept=kept)), edit)
+
+    def cold(count: int) -> None:
+        check_way(editor.cold(request, edit, count)[1], "cold")
+
+    def record(count: int) -> None:
+        editor.record_request(request, count)
+
+    def nth(_count: int) -> None:
+        check_way(editor.apply(edit), "warm")
+
+    made = [Point(DENSE, request.schedule.calls, dense)]
+    made += [Point(SKIP, count, partial(skip, count)) for count in counts[SKIP]]
+    made += [Point(COLD, count, partial(cold, count)) for count in counts[COLD]]
+    for count in counts[RECORD]:
+        made += [Point(RECORD, count, partial(record, count)), Point(NTH, count, partial(nth, count))]
+    return made
+
+
+def check_way(result: Result, way: str) -> None:
+    """Raise SettingsError for an edit that went another way than the one to be timed."""
+    if result.way != way:
+        raise SettingsError(f"an edit was to run {way} and ran {result.way}: {result.reason}")
+
+
+def measure(made: Sequence[Point], editor: SparseEditor, samples: int) -> list[dict[str, Any]]:
     """Seconds of every edit in every round. A first edit upon some recorded steps is recording and edit together."""
-    seconds: dict[Timed, list[float]] = defaultdict(list)
-    for number in range(1, samples + 1):
-        for timed, run in edits:
-            started = time.perf_counter()
-            run()
-            seconds[timed].append(time.perf_counter() - started)
-            way, count = timed
-            say(f"  round {number} of {samples}: {way}, {count} dense: {seconds[timed][-1]:.1f} s")
-    for way, count in list(seconds):
-        if way == NTH:
-            pairs = zip(seconds.pop((RECORD, count)), seconds[NTH, count], strict=True)
-            seconds[FIRST, count] = [recording + edit for recording, edit in pairs]
-    return seconds
+    clocks = interleave({point.name: point.run for point in made}, editor.stages.device, samples=samples, warmup=0)
+    entries, recording = [], [0.0]
+    for point in made:
+        seconds = clocks[point.name].samples[TOTAL]
+        if point.way == RECORD:
+            recording = seconds
+            continue
+        entries.append({"way": point.way, "dense_steps": point.dense_steps, "seconds": seconds})
+        if point.way == NTH:
+            first = [before + after for before, after in zip(recording, seconds, strict=True)]
+            entries.append({"way": FIRST, "dense_steps": point.dense_steps, "seconds": first})
+    return entries
 
 
 def entry(name: str, size: tuple[int, int], ratio: float, asked: argparse.Namespace) -> dict[str, Any]:
-    """All that is measured of one model at one size."""
+    """All that is measured of one model at one size. Raises SettingsError for an edit that would run densely."""
     load = load_average()
     editor = SparseEditor(load_pipeline(name, weights="real" if name.startswith("demo") else "random"))
     settings = {"steps": asked.steps, "strength": 1.0, "guidance": asked.guidance}
     request = editor.request(synthetic_picture(size[1], size[0]), prompt=PROMPT, **settings)
     edit = synthetic_edit(request.original, ratio, "contiguous")
-    started = time.perf_counter()
-    editor.cold(replace(request, schedule=replace(request.schedule, steps=3)), edit, 2)
-    packing_s = time.perf_counter() - started
-    say(f"{name}: {size[0]}x{size[1]}, {percent(ratio)} edited, {settings}; packed and warm after {packing_s:.0f} s")
+    say(f"{name}: {size[0]}x{size[1]}, {percent(ratio)} edited, {settings}; three steps first, which pack the weights")
+    check_way(editor.cold(replace(request, schedule=replace(request.schedule, steps=3)), edit, 2)[1], "cold")
     counts = {SKIP: asked.skip, COLD: asked.coarse, RECORD: asked.record_steps}
-    seconds = measure(Edits(editor, request, edit, counts), asked.samples)
     return {
         "model": name,
         "size": list(size),
@@ -141,7 +149,7 @@ def entry(name: str, size: tuple[int, int], ratio: float, asked: argparse.Namesp
         "settings": settings | {"steps_run": request.schedule.calls},
         "device": str(editor.stages.device),
         "dtype": str(editor.stages.unet.dtype).removeprefix("torch."),
-        "points": [{"way": way, "dense_steps": count, "seconds": taken} for (way, count), taken in seconds.items()],
+        "points": measure(points(editor, request, edit, counts), editor, asked.samples),
         "load": load,
         "warnings": busy(load, os.cpu_count()),
         "environment": environment(),
@@ -192,7 +200,7 @@ def worth_of(steps: int) -> Worth:
     return {way: {row["dense_steps"]: row[column] for row in rows} for way, column in WORTH.items()}
 
 
-def main() -> None:
+def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo", help="a preset")
     parser.add_argument("--size", type=size_of, metavar="WxH", help="default: the model's own")
@@ -208,19 +216,34 @@ def main() -> None:
     parser.add_argument("--output", type=Path, metavar="DIR")
     parser.add_argument("--table-only", action="store_true", help="measure nothing, write the table again")
     asked = parser.parse_args()
+    for count in (*asked.coarse, *asked.skip, *asked.record_steps):
+        if not 2 <= count < asked.steps:
+            parser.error(f"{count} of {asked.steps} steps cannot stand for all of them: choose 2 to {asked.steps - 1}")
     machine = machine_slug(environment(), str(resolve_device("auto")))
     folder = asked.output or Path(__file__).parent / "results" / machine
+    file = folder / "first-edits.json"
     if asked.table_only:
-        document = json.loads((folder / "first-edits.json").read_text())
+        if not file.exists():
+            parser.error(f"nothing was measured yet: there is no {file}")
+        document = json.loads(file.read_text())
     else:
         native = get_preset(asked.model).native_size
         new = entry(asked.model, asked.size or (native, native), asked.edit_ratio, asked)
         folder.mkdir(parents=True, exist_ok=True)
-        document = merged(folder / "first-edits.json", new)
-        write_atomic(folder / "first-edits.json", (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
+        document = merged(file, new)
+        write_atomic(file, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
         print(json.dumps(new, allow_nan=False))
     write_atomic(folder / "first-edits.md", markdown(document).encode())
 
 
+def main() -> int:
+    try:
+        run()
+    except SparseditError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

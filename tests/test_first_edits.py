@@ -11,19 +11,8 @@ import pytest
 from benchmarks import first_edits
 
 OPTIONS = [
-    "--size",
-    "64x64",
-    "--steps",
-    "4",
-    "--coarse",
-    "2",
-    "3",
-    "--skip",
-    "2",
-    "--record-steps",
-    "2",
-    "--samples",
-    "2",
+    *("--size", "64x64", "--steps", "4", "--samples", "2"),
+    *("--coarse", "2", "3", "--skip", "2", "--record-steps", "2"),
 ]
 
 
@@ -31,7 +20,7 @@ def test_every_way_is_timed_in_every_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["first_edits", *OPTIONS, "--output", str(tmp_path)])
-    first_edits.main()
+    assert first_edits.main() == 0
     entry = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert json.loads((tmp_path / "first-edits.json").read_text())["curves"] == [entry]
     seconds = {(point["way"], point["dense_steps"]): point["seconds"] for point in entry["points"]}
@@ -44,10 +33,36 @@ def test_every_way_is_timed_in_every_round(
     assert all(whole > last > 0 for whole, last in zip(first, nth, strict=True))
 
 
-def test_an_edit_that_went_another_way_is_no_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_edit_that_went_another_way_is_no_sample(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["first_edits", *OPTIONS, "--edit-ratio", "1"])
-    with pytest.raises(RuntimeError, match="was to run cold and ran dense: the edit reaches 100%"):
+    assert first_edits.main() == 2
+    assert "error: an edit was to run cold and ran dense: the edit reaches 100%" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ["--steps", "4", "--skip", "4", "--coarse", "2", "--record-steps", "2"],
+            "4 of 4 steps cannot stand for all of them: choose 2 to 3",
+        ),
+        (["--coarse", "1"], "1 of 30 steps cannot stand for all of them: choose 2 to 29"),
+        (["--table-only"], "nothing was measured yet"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before_anything_runs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    said: str,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["first_edits", *options, "--output", str(tmp_path)])
+    with pytest.raises(SystemExit):
         first_edits.main()
+    assert said in capsys.readouterr().err
 
 
 def test_the_table_says_what_skipping_steps_is_worth_in_the_same_time(

@@ -33,7 +33,7 @@ ATTENTION = "attention"
 FREE = frozenset({
     "add", "addcmul", "argmax", "clone", "cos", "div", "embedding", "exp", "gelu", "group_norm", "index_copy",
     "index_copy_", "index_fill_", "index_select", "layer_norm", "lift_fresh", "lt", "masked_fill_", "mul",
-    "native_group_norm", "neg", "pad", "repeat_interleave", "rsqrt", "sigmoid", "silu", "sin", "softmax", "square",
+    "native_group_norm", "neg", "pad", "rsqrt", "sigmoid", "silu", "sin", "softmax", "square",
     "sub", "sum", "tanh", "upsample_nearest1d", "upsample_nearest2d", "where",
 })  # fmt: skip
 """Operators that multiply no matrices, beside those fvcore ignores by itself; any other is reported as uncounted."""

@@ -135,7 +135,6 @@ def tables(records: Sequence[Record], baseline: Sequence[Record] | None = None, 
 def values(record: Record) -> dict[str, float | None]:
     """A record's values under `COLUMNS`."""
     [row] = summarise([record]).rows
-    asked = (record.get("bench") or record)["way"]
     scores, quality = record.get("fidelity") or {}, record.get("quality") or {}
     inside, truth = scores.get("inside") or {}, (record.get("truth") or {}).get("inside") or {}
     fidelity: dict[str, float | None] = {
@@ -149,7 +148,7 @@ def values(record: Record) -> dict[str, float | None]:
     costs = {
         "macs_ratio": 1.0 if row.way == "dense" else row.macs_ratio,
         "speedup": row.speedup,
-        "first_speedup": None if asked == "dense" else row.first_speedup,
+        "first_speedup": None if _asked(record) == "dense" else row.first_speedup,
         "seconds": row.sparse_s,
     }
     truths = {"truth_psnr": truth.get("psnr"), "truth_ssim": truth.get("ssim")}
@@ -166,9 +165,14 @@ def _by_key(records: Sequence[Record]) -> dict[Key, list[Record]]:
     return by_key
 
 
+def _asked(record: Record) -> str:
+    """The way that was asked for; outside of benches records know the one that was taken alone."""
+    return str((record.get("bench") or record)["way"])
+
+
 def _ran_densely(record: Record) -> bool:
     """Whether another way was asked for than the dense one that was taken."""
-    return record["way"] == "dense" != (record.get("bench") or record)["way"]
+    return record["way"] == "dense" != _asked(record)
 
 
 def _case(record: Record) -> Case:

@@ -80,7 +80,7 @@ class GroupNormalisation(Leaf):
         itself.
         """
         if x.device.type == "cpu" and x.dtype != torch.float64:
-            one = torch.ones(x.shape[1])
+            one = x.new_ones(x.shape[1], dtype=torch.float32)
             return self.native(x, one, torch.zeros_like(one))[1:]
         groups = x.float().reshape(x.shape[0], self.norm.num_groups, -1)
         variance, mean = torch.var_mean(groups, -1, correction=0)
