@@ -7,7 +7,8 @@ Rows measured with other weights of the demo model are dropped first.
 Every edit of the demo suite is made densely once, and then with K dense steps in three ways: *skip*, K dense steps of
 the edit and nothing else, the control; *cold*, the same and then all N steps at the edited sites; *record*, K steps of
 the original and then all N of the edit. PSNR inside the edited pixels against the dense edit. No times are taken here.
-The means are the table by which `--fidelity` chooses K (`sparsedit/calibration.json`).
+The means are the table by which `--fidelity` chooses K (`sparsedit/calibration.json`); `--policy` measures other masks,
+for comparison.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ from sparsedit.settings import POLICIES, effective_steps
 from sparsedit.skipping import spread
 from sparsedit.suites.demo import DemoItem, demo_item
 
-RAW = Path(__file__).parent / "results" / "coarse.jsonl"
+RESULTS = Path(__file__).parent / "results"
+CALIBRATED = "close"
+"""The policy that `--fidelity` is answered for: the demo presets'."""
 STRENGTH, GUIDANCE = 0.7, 4.0
 SMALLEST, LARGEST = 0.005, 0.12
 """Shares of edited pixels of the scenes taken: the small edits that thin passes are for."""
@@ -51,6 +54,11 @@ def scenes(count: int) -> Iterator[DemoItem]:
         if SMALLEST < item.pictures().mask.mean() < LARGEST:
             count -= 1
             yield item
+
+
+def raw_of(policy: str) -> Path:
+    """The file of the raw rows measured with masks of this policy."""
+    return RESULTS / ("coarse.jsonl" if policy == CALIBRATED else f"coarse-{policy}.jsonl")
 
 
 def still_true(raw: Path, weights: str) -> list[Row]:
@@ -125,18 +133,21 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=12, help="default: %(default)s")
     parser.add_argument("--steps", type=int, nargs="+", default=[20, 50], help="of the whole schedule")
     parser.add_argument("--dense", type=int, nargs="+", default=[3, 4, 5, 7, 10], help="dense steps")
+    parser.add_argument("--policy", choices=POLICIES, default=CALIBRATED, help="default: %(default)s")
     arguments = parser.parse_args()
-    editor = SparseEditor(load_pipeline("demo"), policy=POLICIES["close"], break_even=1.0)
-    rows = still_true(RAW, sampled_hash(editor.stages.unet))
+    editor = SparseEditor(load_pipeline("demo"), policy=POLICIES[arguments.policy], break_even=1.0)
+    raw = raw_of(arguments.policy)
+    rows = still_true(raw, sampled_hash(editor.stages.unet))
     for item in scenes(arguments.scenes):
         for steps in arguments.steps:
             if not (counts := missing(rows, item.id, effective_steps(steps, STRENGTH), arguments.dense)):
                 continue
             new = list(measure(editor, item, steps, counts))
             rows += new
-            with RAW.open("a") as stream:
+            with raw.open("a") as stream:
                 stream.writelines(json.dumps(row) + "\n" for row in new)
-            TABLE.write_text(json.dumps({"model": "demo", "rows": table(rows)}, indent=1) + "\n")
+            if arguments.policy == CALIBRATED:
+                TABLE.write_text(json.dumps({"model": "demo", "rows": table(rows)}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

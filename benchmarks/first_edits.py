@@ -1,16 +1,16 @@
 """First edits on the clock of a large model: dense, skipping steps, cold, and upon a recording of some steps.
 
     python -m benchmarks.first_edits [--model NAME] [--size WxH] [--edit-ratio R] [--steps N] [--guidance G]
-                                     [--coarse K ...] [--skip K ...] [--record-steps K ...] [--samples N]
-                                     [--output DIR] [--table-only]
+                                     [--coarse K ...] [--skip K ...] [--record-steps K ...] [--policy NAME]
+                                     [--samples N] [--output DIR] [--table-only]
 
 From the call to the picture, prompts, planning, encoder and decoder and every step included; every round makes every
 edit once, the dense one, which is the stock pipeline's, first. Presets other than the demo's run on random weights, so
 seconds are measured here, and what a number of dense steps is worth in dB on the demo model (`benchmarks.coarse`). The
 table shows both, and for every line how much skipping steps is worth that takes as long (its seconds grow evenly with
 its steps). Weights are re-ordered for thin passes before, which happens once a process. Writes first-edits.json (raw
-samples, one entry for each model and size; one measured again replaces the old one) and first-edits.md into DIR, by
-default benchmarks/results/MACHINE. The last line on stdout is one JSON document.
+samples, an entry for each model, size and policy; one measured again replaces the old one) and first-edits.md into
+DIR, by default benchmarks/results/MACHINE. The last line on stdout is one JSON document.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.coarse import CALIBRATED, raw_of, table
 from benchmarks.edit_sizes import say, size_of
 from benchmarks.machine import machine_slug
-from benchmarks.whole_edits import PROMPT, merged
-from sparsedit.calibration import TABLE
+from benchmarks.whole_edits import PROMPT
 from sparsedit.editor import SparseEditor
 from sparsedit.environment import environment
 from sparsedit.errors import SettingsError, SparseditError
@@ -49,6 +49,7 @@ from sparsedit.profiling.synthetic import synthetic_edit, synthetic_picture
 from sparsedit.report.numbers import figure, percent, times
 from sparsedit.report.text import to_markdown
 from sparsedit.results import Result
+from sparsedit.settings import POLICIES, resolve
 from sparsedit.skipping import steps_kept
 
 DENSE = "dense"
@@ -135,7 +136,9 @@ def measure(made: Sequence[Point], editor: SparseEditor, samples: int) -> list[d
 def entry(name: str, size: tuple[int, int], ratio: float, asked: argparse.Namespace) -> dict[str, Any]:
     """All that is measured of one model at one size. Raises SettingsError for an edit that would run densely."""
     load = load_average()
-    editor = SparseEditor(load_pipeline(name, weights="real" if name.startswith("demo") else "random"))
+    policy = resolve({"policy": asked.policy})
+    pipe = load_pipeline(name, weights="real" if name.startswith("demo") else "random")
+    editor = SparseEditor(pipe, policy=policy.mask_policy(), norm=policy.norm)
     settings = {"steps": asked.steps, "strength": 1.0, "guidance": asked.guidance}
     request = editor.request(synthetic_picture(size[1], size[0]), prompt=PROMPT, **settings)
     edit = synthetic_edit(request.original, ratio, "contiguous")
@@ -147,6 +150,8 @@ def entry(name: str, size: tuple[int, int], ratio: float, asked: argparse.Namesp
         "size": list(size),
         "edit_ratio": ratio,
         "settings": settings | {"steps_run": request.schedule.calls},
+        "policy": policy.policy,
+        "norm": policy.norm,
         "device": str(editor.stages.device),
         "dtype": str(editor.stages.unet.dtype).removeprefix("torch."),
         "points": measure(points(editor, request, edit, counts), editor, asked.samples),
@@ -154,6 +159,13 @@ def entry(name: str, size: tuple[int, int], ratio: float, asked: argparse.Namesp
         "warnings": busy(load, os.cpu_count()),
         "environment": environment(),
     }
+
+
+def merged(file: Path, new: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with this entry in the place of the one of the same model, size and policy."""
+    old = json.loads(file.read_text())["curves"] if file.exists() else []
+    entries = {(each["model"], *each["size"], each["policy"]): each for each in (*old, new)}
+    return {"schema": 1, "curves": list(entries.values())}
 
 
 def markdown(document: Mapping[str, Any]) -> str:
@@ -166,9 +178,10 @@ def _table(of: Mapping[str, Any]) -> list[str]:
     processor, packages = of["environment"]["processor"], of["environment"]["packages"]
     steps = of["settings"]["steps_run"]
     title = f"{of['model']}, {width}x{height}, {percent(of['edit_ratio'])} edited, {steps} steps, {of['dtype']}"
+    title += f", policy {of['policy']}, norms {of['norm']}"
     about = f"{processor['name']}, {processor['cores']} cores, torch {packages['torch']}"
-    rows = [_row(point, of["points"], worth_of(steps)) for point in of["points"]]
-    notes = "PSNR inside the edit against the dense one, of the demo model."
+    rows = [_row(point, of) for point in of["points"]]
+    notes = "PSNR inside the edit against the dense one, of the demo model with as many dense steps."
     return [
         f"**{title}** ({about}); {notes}\n",
         to_markdown(HEADINGS, rows),
@@ -176,27 +189,61 @@ def _table(of: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _row(point: Mapping[str, Any], points: Sequence[Mapping[str, Any]], worth: Worth) -> list[str]:
+def _row(point: Mapping[str, Any], of: Mapping[str, Any]) -> list[str]:
     way, count, seconds = point["way"], point["dense_steps"], point["seconds"]
-    dense = next(each for each in points if each["way"] == DENSE)
-    taken, whole = statistics.median(seconds), statistics.median(dense["seconds"])
-    row = [way, str(count), figure(taken), times(statistics.median(ratios(dense["seconds"], seconds)))]
+    worth = worth_of(of)
+    row = [way, str(count), figure(statistics.median(seconds)), times(speed_up(of, point))]
     row.append(figure(worth.get(way, {}).get(count)))
-    skipped = next((each for each in points if each["way"] == SKIP), None)
-    if way in (DENSE, SKIP) or skipped is None:
+    if way in (DENSE, SKIP) or (a_step := seconds_of_a_step(of)) is None:
         return [*row, "–", "–"]
-    steps = dense["dense_steps"], skipped["dense_steps"]
-    a_step = (whole - statistics.median(skipped["seconds"])) / (steps[0] - steps[1])
-    as_long = steps[0] - (whole - taken) / a_step
+    dense = of["points"][0]
+    as_long = dense["dense_steps"] - (statistics.median(dense["seconds"]) - statistics.median(seconds)) / a_step
     known = sorted(worth.get(SKIP, {}).items())
     inside = known and known[0][0] <= as_long <= known[-1][0]
     skipping = float(np.interp(as_long, [k for k, _ in known], [psnr for _, psnr in known])) if inside else None
     return [*row, figure(as_long), figure(skipping)]
 
 
-def worth_of(steps: int) -> Worth:
-    """PSNR in dB by way and dense steps, of schedules of so many steps; empty where none was measured."""
-    rows = [row for row in json.loads(TABLE.read_text(encoding="utf-8"))["rows"] if row["steps"] == steps]
+def speed_up(of: Mapping[str, Any], point: Mapping[str, Any]) -> float:
+    """How many times as long the dense edit took, by the median of the rounds."""
+    return statistics.median(ratios(of["points"][0]["seconds"], point["seconds"]))
+
+
+def seconds_of_a_step(of: Mapping[str, Any]) -> float | None:
+    """What the dense edit takes longer than one that skips steps, for each of these; None where none was measured."""
+    dense, skipped = of["points"][0], next((each for each in of["points"] if each["way"] == SKIP), None)
+    if skipped is None:
+        return None
+    longer = statistics.median(dense["seconds"]) - statistics.median(skipped["seconds"])
+    return float(longer / (dense["dense_steps"] - skipped["dense_steps"]))
+
+
+def plotted(of: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Points as `benchmarks.tradeoff` has them: seconds measured here, decibels on the demo model.
+
+    Skipping has a point for every number of steps whose worth is known, its seconds growing evenly with its steps.
+    Empty where no worth is known.
+    """
+    worth, a_step = worth_of(of), seconds_of_a_step(of)
+    made = [(point["way"], point["dense_steps"], speed_up(of, point)) for point in of["points"] if point["way"] != SKIP]
+    if a_step is not None:
+        steps, dense = of["points"][0]["dense_steps"], statistics.median(of["points"][0]["seconds"])
+        made += [(SKIP, count, dense / (dense - (steps - count) * a_step)) for count in worth.get(SKIP, {})]
+    known = [(way, count, speed) for way, count, speed in made if count in worth.get(way, {})]
+    kinds = {FIRST: ("record-steps", True), NTH: ("record-steps", False)}
+    return [
+        {"dense_steps": count, "speed": speed, "psnr": worth[way][count], "policy": None}
+        | dict(zip(("way", "first"), kinds.get(way, (way, False)), strict=True))
+        for way, count, speed in known
+    ]
+
+
+def worth_of(of: Mapping[str, Any]) -> Worth:
+    """PSNR in dB by way and dense steps, of schedules of as many steps and masks of the same policy; empty where none
+    was measured."""
+    raw, steps = raw_of(of["policy"]), of["settings"]["steps_run"]
+    lines = raw.read_text(encoding="utf-8").splitlines() if raw.exists() else []
+    rows = [row for row in table([json.loads(line) for line in lines]) if row["steps"] == steps]
     return {way: {row["dense_steps"]: row[column] for row in rows} for way, column in WORTH.items()}
 
 
@@ -212,6 +259,7 @@ def run() -> None:
     parser.add_argument("--coarse", type=int, nargs="*", default=[4, 6, 8], metavar="K")
     parser.add_argument("--skip", type=int, nargs="*", default=[7], metavar="K")
     parser.add_argument("--record-steps", type=int, nargs="*", default=[7], metavar="K")
+    parser.add_argument("--policy", choices=POLICIES, default=CALIBRATED, help="of the masks; default: %(default)s")
     parser.add_argument("--samples", type=int, default=1, help="rounds; default: %(default)s")
     parser.add_argument("--output", type=Path, metavar="DIR")
     parser.add_argument("--table-only", action="store_true", help="measure nothing, write the table again")

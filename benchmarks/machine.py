@@ -10,14 +10,15 @@ _NOISE = re.compile(r"\((?:r|tm)\)|\b(?:amd|intel|nvidia|processor|cpu|with|grap
 
 
 def machine_slug(environment: Mapping[str, Any], device: str = "cpu") -> str:
-    """The GPU's name where `device` is one, else the processor's and its cores: "h200", "epyc-2core".
+    """The GPU's name where `device` is one, else the processor's, its cores and its vector instructions that torch uses.
 
+    As in "h200" and "epyc-2core-avx512".
     `environment` is what `sparsedit.environment.environment` says.
     """
     if device.startswith("cuda"):
         return _slug(environment["gpus"][0]["name"])
     processor = environment["processor"]
-    return f"{_slug(processor['name'])}-{processor['cores']}core"
+    return f"{_slug(processor['name'])}-{processor['cores']}core-{_slug(processor['capability'])}"
 
 
 def _slug(name: str) -> str:

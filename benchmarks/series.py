@@ -6,7 +6,8 @@ A scene of the demo suite's renderer is changed object by object, as a user woul
 edits are made of the same strokes: *dense*, of all strokes so far, as a stock pipeline makes it; *fresh*, thin on a
 dense recording of the strokes before; *series*, thin on what the edit before left in the first recording. PSNR
 against the dense edit, inside the edited pixels, over everything edited so far and of the whole picture; drift is what
-*series* has less than *fresh*. Both policies for group norms, a series each. No times are taken here.
+*series* has less than *fresh*. A series for each of what group norms may do; masks as a series takes them by default.
+No times are taken here.
 
 With `--task inpaint` the same places are holes that are filled again and again, every dense edit starting from the
 series' own result.
@@ -35,7 +36,7 @@ from sparsedit.metrics.pixels import Mask
 from sparsedit.models.loading import load_pipeline
 from sparsedit.plan import Edit
 from sparsedit.results import Result
-from sparsedit.settings import POLICIES
+from sparsedit.settings import POLICIES, resolve
 from sparsedit.sparse import dilate
 from sparsedit.suites.scenes.caption import caption
 from sparsedit.suites.scenes.edits import EDITS, FIRST_TEST_SEED, EditPair, SceneEdit, draw_edit, edit_scene
@@ -48,6 +49,7 @@ GUIDANCE = 4.0
 HOLE_MARGIN = 4
 """Pixels around a change that a hole takes in, as a mask drawn by hand does."""
 NORMS = ("original", "updated")
+POLICY = resolve({}, series=True).policy
 SMALLEST, LARGEST = 0.003, 0.12
 """Shares of edited pixels of the edits taken: the small ones that thin passes are for."""
 TRIES = 200
@@ -145,13 +147,14 @@ def main() -> None:
     pipe: Any = load_pipeline("demo")
     weights, calls = sampled_hash(pipe.unet), int(arguments.steps * STRENGTHS[arguments.task])
     lines = map(json.loads, raw.read_text().splitlines() if raw.exists() else [])
-    rows = [row for row in lines if (row["weights"], row["steps"]) == (weights, calls)]  # of no other training
+    mark = {"weights": weights, "policy": POLICY}
+    rows = [row for row in lines if row["steps"] == calls and mark.items() <= row.items()]  # of no other training
     for seed, chain in chains(arguments.scenes, arguments.edits):
         done = {row["norm"] for row in rows if (row["scene"], row["position"]) == (seed, arguments.edits)}
         norms = [norm for norm in arguments.norms if norm not in done]
-        editors = {norm: SparseEditor(pipe, policy=POLICIES["close"], norm=norm, break_even=1.0) for norm in norms}
+        editors = {norm: SparseEditor(pipe, policy=POLICIES[POLICY], norm=norm, break_even=1.0) for norm in norms}
         made = measure(editors, seed, chain, arguments.task, arguments.steps)
-        new = [row | {"weights": weights} for row in made]
+        new = [row | mark for row in made]
         rows = [row for row in rows if row["scene"] != seed or row["norm"] not in editors] + new
         write_atomic(raw, "".join(json.dumps(row) + "\n" for row in rows).encode())
         plot(rows, raw.with_suffix(".png"))

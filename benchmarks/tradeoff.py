@@ -6,7 +6,8 @@
 A bench runs the ways of one edit one after the other, next to the dense edit that all of them are compared with: so
 ratios are taken edit by edit, within seconds, and averaged afterwards. The benches differ in what they vary: the ways
 that have nothing to choose, the dense steps of cold edits (with step-skip at the same cost), the steps of short
-recordings, the margins of warm edits and what their norms follow.
+recordings, and the policies of warm edits. Where first edits of a large model were timed on the machine
+(`benchmarks.first_edits`), the picture has them as well.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.first_edits import plotted
 from benchmarks.machine import machine_slug
-from benchmarks.tradeoff_plot import plot
+from benchmarks.tradeoff_plot import LargeModel, plot
 from sparsedit.errors import InputError, SparseditError
 from sparsedit.files import write_atomic
 from sparsedit.record_form import read_environment
@@ -40,7 +42,7 @@ Key = tuple[int, str, str, str]
 class Point:
     """The mean of some edits made one way: `speed` and `macs` are ratios over the dense edit's, `psnr` is in dB against
     it. `dense_steps` of the `steps` run densely, where that is fewer; `first` says that the original's run counts;
-    `policy` names the masks' policy where it was varied, `way` then what norms follow."""
+    `policy` names the masks' policy where it was varied."""
 
     steps: int
     way: str
@@ -64,7 +66,7 @@ def points(records: Iterable[Record]) -> list[Point]:
             if kind == "warm" and record["dense_steps"]:
                 kind = "record-steps"
             elif kind == "warm" and "policy=" in bench["cell"]:
-                kind = f"warm, norms {record['norm']}"
+                kind = "warm, by policy"
             groups[record["steps_run"], kind, bench["cell"], record["model"]][record["id"]] = record
     return [point for (_, kind, *_), own in sorted(groups.items()) for point in _of_a_way(kind, list(own.values()))]
 
@@ -81,7 +83,7 @@ def _of_a_way(kind: str, records: Sequence[Record]) -> Iterator[Point]:
     common: dict[str, Any] = {
         "steps": records[0]["steps_run"],
         "way": kind,
-        "policy": records[0]["policy"] if "norms" in kind else None,
+        "policy": records[0]["policy"] if kind == "warm, by policy" else None,
         "dense_steps": _mean(_dense_steps(record) for record in records),
         "psnr": statistics.fmean(record["fidelity"]["inside"]["psnr"] for record in records),
         "edits": len(records),
@@ -129,7 +131,18 @@ def publish(runs: Sequence[Path], to: Path | None) -> None:
     output.mkdir(parents=True, exist_ok=True)
     document: dict[str, Any] = {"schema": 1, "environment": machine, "points": [asdict(point) for point in made]}
     write_atomic(output / "tradeoff.json", (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
-    plot(document["points"], output / "tradeoff.png")
+    plot(document["points"], large(output / "first-edits.json"), output / "tradeoff.png")
+
+
+def large(file: Path) -> list[LargeModel]:
+    """The large models that `benchmarks.first_edits` timed, as far as it is known what their edits are worth."""
+    curves = json.loads(file.read_text(encoding="utf-8"))["curves"] if file.exists() else []
+    made = []
+    for curve in curves:
+        width, height = curve["size"]
+        title = f"{curve['model']}, {width}x{height}, {curve['settings']['steps_run']} steps run; dB of the demo model"
+        made.append(LargeModel(title, plotted(curve)))
+    return [model for model in made if model.points]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.coarse import RAW, missing, still_true, table
+from benchmarks.coarse import CALIBRATED, missing, raw_of, still_true, table
 from sparsedit import calibration
 from sparsedit.calibration import AUTO, DenseSteps, choose_steps, plan_dense_steps
 from sparsedit.engines.local import total_steps
@@ -187,5 +187,5 @@ def test_the_benchmark_goes_on_with_rows_of_the_same_weights_alone(
 
 
 def test_the_committed_table_is_that_of_the_committed_rows() -> None:
-    rows = [json.loads(line) for line in RAW.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in raw_of(CALIBRATED).read_text(encoding="utf-8").splitlines()]
     assert json.loads(calibration.TABLE.read_text(encoding="utf-8"))["rows"] == table(rows)

@@ -131,14 +131,14 @@ def test_the_plot_is_a_picture(document: dict[str, Any], tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "slug"),
     [
-        ("AMD EPYC", "epyc-2core"),
-        ("AMD EPYC 9004 96-Core Processor", "epyc-9004-2core"),
-        ("Intel(R) Xeon(R) Platinum 8480C @ 2.00GHz", "xeon-platinum-8480c-2core"),
-        ("", "machine-2core"),
+        ("AMD EPYC", "epyc-2core-avx512"),
+        ("AMD EPYC 9004 96-Core Processor", "epyc-9004-2core-avx512"),
+        ("Intel(R) Xeon(R) Platinum 8480C @ 2.00GHz", "xeon-platinum-8480c-2core-avx512"),
+        ("", "machine-2core-avx512"),
     ],
 )
 def test_a_machine_has_a_short_name(name: str, slug: str) -> None:
-    assert machine_slug({"processor": {"name": name, "cores": 2}}) == slug
+    assert machine_slug({"processor": {"name": name, "cores": 2, "capability": "AVX512"}}) == slug
 
 
 def test_a_gpu_names_its_machine() -> None:

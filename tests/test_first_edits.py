@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import first_edits
+from benchmarks import coarse, first_edits
 
 OPTIONS = [
     *("--size", "64x64", "--steps", "4", "--samples", "2"),
@@ -68,16 +68,21 @@ def test_what_cannot_be_measured_is_said_before_anything_runs(
 def test_the_table_says_what_skipping_steps_is_worth_in_the_same_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = tmp_path / "table.json"
     measured = {4: (36.0, 30.0), 5: (39.0, 32.0), 7: (41.0, 36.0)}
-    rows = [
-        {"steps": 30, "dense_steps": count, "cold_inside": cold, "skip_inside": skip, "record_inside": 35.0}
+    psnrs = [
+        (count, way, psnr)
         for count, (cold, skip) in measured.items()
+        for way, psnr in {"cold": cold, "skip": skip, "record": 35.0}.items()
     ]
-    table.write_text(json.dumps({"rows": [*rows, {"steps": 14, "dense_steps": 4}]}))
-    monkeypatch.setattr(first_edits, "TABLE", table)
+    rows = [
+        {"steps": 30, "dense_steps": count, "way": way, "inside_psnr": psnr, "whole_psnr": psnr}
+        for count, way, psnr in psnrs
+    ]
+    (tmp_path / "coarse.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.setattr(coarse, "RESULTS", tmp_path)
     curve = {
         "model": "sdxl", "size": [1024, 512], "edit_ratio": 0.0172, "settings": {"steps_run": 30}, "dtype": "bfloat16",
+        "policy": "close", "norm": "original",
         "points": [
             {"way": "dense", "dense_steps": 30, "seconds": [610.0, 660.0, 610.0]},
             {"way": "step-skip", "dense_steps": 7, "seconds": [150.0, 150.0, 150.0]},
@@ -88,9 +93,20 @@ def test_the_table_says_what_skipping_steps_is_worth_in_the_same_time(
         "environment": {"processor": {"name": "EPYC", "cores": 2}, "packages": {"torch": "2.15.0"}},
     }  # fmt: skip
     text = first_edits.markdown({"curves": [curve]})
-    assert "**sdxl, 1024x512, 1.72% edited, 30 steps, bfloat16** (EPYC, 2 cores, torch 2.15.0)" in text
+    assert "1.72% edited, 30 steps, bfloat16, policy close, norms original** (EPYC, 2 cores, torch 2.15.0)" in text
     assert "| step-skip | 7 | 150 | 4.07× | 36.0 | – | – |" in text
     # 20 s a step, so that 130 s are six of them, between 32 and 36 dB.
     assert "| cold | 4 | 130 | 4.69× | 36.0 | 6.00 | 34.0 |" in text
     assert "| cold | 9 | 250 | 2.44× | – | 12.0 | – |" in text
     assert "- busy" in text
+    other = first_edits.markdown({"curves": [curve | {"policy": "wide"}]})
+    assert "| cold | 4 | 130 | 4.69× | – | 6.00 | – |" in other  # decibels were measured with other masks
+
+
+def test_every_policy_has_an_entry_of_its_own(tmp_path: Path) -> None:
+    entries = [{"model": "sdxl", "size": [64, 64], "policy": name, "points": [name]} for name in ("close", "wide")]
+    file = tmp_path / "first-edits.json"
+    for each in entries:
+        file.write_text(json.dumps(first_edits.merged(file, each)))
+    again = first_edits.merged(file, entries[0] | {"points": []})
+    assert [(each["policy"], each["points"]) for each in again["curves"]] == [("close", []), ("wide", ["wide"])]

@@ -134,7 +134,7 @@ said = st.fixed_dictionaries(
         "strength": st.floats(1e-6, 1),
         "negative_prompt": prompts,
         "dense": st.booleans(),
-        "policy": st.sampled_from(["tight", "close", "published"]),
+        "policy": st.sampled_from(["tight", "close", "wide", "published"]),
     },
 )
 variants = st.tuples(names, prompts, said).map(

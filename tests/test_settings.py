@@ -124,7 +124,16 @@ def test_whole_numbers_serve_as_numbers() -> None:
 def test_mask_policies() -> None:
     assert resolve({}).mask_policy() == POLICIES["tight"] == MaskPolicy(0.02, 5, 0, None, 8)
     assert resolve({}, {"policy": "close"}).mask_policy() == MaskPolicy(0.02, 8, 0, None, 8)
+    assert resolve({}, {"policy": "wide"}).mask_policy() == MaskPolicy(0.02, 24, 0, None, 8)
     assert resolve({}, {"policy": "published"}).mask_policy() == MaskPolicy(0.02, 5, 1, None, 0)
+
+
+def test_a_derived_mask_is_blended_over_its_margin_and_at_most_over_one_latent() -> None:
+    widths = {name: policy.blend_width(drawn=False) for name, policy in POLICIES.items()}
+    assert widths == {"tight": 5, "close": 8, "wide": 8, "published": 5}
+    assert all(policy.blend_width(drawn=True) == 0 for policy in POLICIES.values())
+    told = resolve({}, {"policy": "wide", "feather": 20}).mask_policy()
+    assert [told.blend_width(drawn=drawn) for drawn in (False, True)] == [20, 20]
 
 
 def test_single_settings_override_the_policy_also_with_zero() -> None:
@@ -148,6 +157,15 @@ def test_what_begins_with_noise_has_a_preset_s_policy_only_where_it_is_said(task
     assert resolve(preset, {"task": task}, {"policy": "published"}).policy == "published"
     assert resolve(preset, {"task": "inpaint"}).policy == "close"
     assert resolve(preset, {}, {"policy": "tight"}).policy == "tight"
+
+
+def test_a_series_reaches_wide_unless_it_is_told_otherwise() -> None:
+    preset = {"policy": "close"}
+    assert resolve(preset, series=True).policy == resolve({}, series=True).policy == "wide"
+    assert resolve(preset).policy == "close"
+    assert resolve(preset, {"policy": "close"}, series=True).policy == "close"
+    assert resolve(preset, {"task": "inpaint"}, series=True).policy == "close"
+    assert resolve(preset, {"task": "pan"}, series=True).policy == "tight"
 
 
 @pytest.mark.parametrize("task", FOLLOWING)
@@ -184,9 +202,13 @@ def test_exit_codes() -> None:
         ({"way": "warm"}, True, "updated"),
         ({"way": "warm", "norm": "original"}, True, "original"),
         ({"task": "pan"}, True, "original"),
+        ({"policy": "wide"}, False, "updated"),
+        ({"policy": "wide", "norm": "original"}, False, "original"),
+        ({"policy": "wide", "task": "prompt"}, False, "original"),
+        ({"policy": "wide", "task": "pan"}, True, "original"),
     ],
 )
-def test_norms_follow_an_edit_that_fills_a_hole_or_is_of_a_series(
+def test_norms_follow_an_edit_that_fills_a_hole_is_of_a_series_or_reaches_wide(
     said: dict[str, str], series: bool, norm: str
 ) -> None:
     assert resolve({}, said, series=series).norm == norm

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import series_plot, tradeoff, tradeoff_plot
+from benchmarks import first_edits, series_plot, tradeoff, tradeoff_plot
 from benchmarks.series import LARGEST, SMALLEST, chains
 from benchmarks.series_table import curve, drifts, table
 from benchmarks.tradeoff import points
@@ -61,12 +61,11 @@ def test_every_number_of_dense_steps_is_a_point_of_its_own() -> None:
 
 
 def test_every_policy_is_a_point_of_its_own_and_only_of_nth_edits() -> None:
-    varied = [("tight", "original"), ("close", "updated")]
-    records = [made("warm", cell=f"policy={p} norm={n}", policy=p, norm=n) for p, n in varied]
+    records = [made("warm", cell=f"policy={name}", policy=name) for name in ("tight", "close")]
     found = {(point.way, point.first, point.policy) for point in points([*records, made("warm", cell="steps=20")])}
     assert found == {
-        ("warm, norms original", False, "tight"),
-        ("warm, norms updated", False, "close"),
+        ("warm, by policy", False, "tight"),
+        ("warm, by policy", False, "close"),
         ("warm", True, None),
         ("warm", False, None),
     }
@@ -93,8 +92,9 @@ def test_edits_that_are_large_failed_or_not_compared_do_not_count() -> None:
 
 def test_both_pictures_can_be_drawn(tmp_path: Path) -> None:
     some = [made(way, cell="a", **changes) for way, changes in (("warm", {}), ("cold", short(4)), ("crop", {}))]
-    some.append(made("warm", cell="policy=close", policy="close", norm="original"))
-    tradeoff_plot.plot([asdict(point) for point in points(some)], tmp_path / "tradeoff.png")
+    some.append(made("warm", cell="policy=close", policy="close"))
+    large = [tradeoff_plot.LargeModel("sdxl", first_edits.plotted(FIRST))]
+    tradeoff_plot.plot([asdict(point) for point in points(some)], large, tmp_path / "tradeoff.png")
     series_plot.plot(ROWS, tmp_path / "series.png")
     assert all((tmp_path / f"{name}.png").stat().st_size > 10_000 for name in ("tradeoff", "series"))
 
@@ -115,6 +115,39 @@ def test_the_picture_is_made_of_the_records_of_benches(tmp_path: Path, capsys: p
     append_records(empty.records, [made("warm")])
     assert tradeoff.main([str(empty.path)]) == InputError.exit_code
     assert "has no environment.json" in capsys.readouterr().err
+
+
+FIRST = {
+    "model": "sdxl", "size": [1024, 512], "settings": {"steps_run": 30}, "policy": "close",
+    "points": [
+        {"way": "dense", "dense_steps": 30, "seconds": [600.0]},
+        {"way": "step-skip", "dense_steps": 10, "seconds": [200.0]},
+        {"way": "cold", "dense_steps": 4, "seconds": [150.0]},
+        {"way": "record-steps, n-th edit", "dense_steps": 7, "seconds": [30.0]},
+        {"way": "record-steps, first edit", "dense_steps": 7, "seconds": [200.0]},
+    ],
+}  # fmt: skip
+"""Twenty seconds a step, and none besides."""
+
+
+def test_a_large_model_has_its_seconds_and_the_demo_model_s_decibels(tmp_path: Path) -> None:
+    worth = {way: dict(first_edits.worth_of(FIRST)[way]) for way in ("step-skip", "cold", "record-steps, n-th edit")}
+    found = {(each["way"], each["first"], each["dense_steps"]): each for each in first_edits.plotted(FIRST)}
+    skipped = {count: each["speed"] for (way, _, count), each in found.items() if way == "step-skip"}
+    assert skipped == pytest.approx({count: 30 / count for count in worth["step-skip"]})
+    assert (found["cold", False, 4]["speed"], found["cold", False, 4]["psnr"]) == (4.0, worth["cold"][4])
+    nth = worth["record-steps, n-th edit"][7]
+    assert [found["record-steps", first, 7]["psnr"] for first in (True, False)] == [nth, nth]
+    assert [found["record-steps", first, 7]["speed"] for first in (True, False)] == [3.0, 20.0]
+    assert first_edits.plotted(FIRST | {"policy": "published"}) == []
+
+    file = tmp_path / "first-edits.json"
+    assert tradeoff.large(file) == []
+    unknown = FIRST | {"settings": {"steps_run": 9}}
+    file.write_text(json.dumps({"curves": [unknown, FIRST]}))
+    (model,) = tradeoff.large(file)
+    assert model.title == "sdxl, 1024x512, 30 steps run; dB of the demo model"
+    assert model.points == first_edits.plotted(FIRST)
 
 
 def test_the_grids_of_the_benches_load() -> None:

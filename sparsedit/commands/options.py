@@ -174,7 +174,7 @@ Norm = Annotated[
     typer.Option(
         "--norm",
         metavar="original|updated",
-        help="Group norms with the original's statistics, or following the edit's (inpaint and series unless told).",
+        help="Group norms with the original's statistics, or following the edit's (inpaint, series, wide unless told).",
         rich_help_panel=_HOW,
     ),
 ]
@@ -186,7 +186,10 @@ Dense = Annotated[
 Policy = Annotated[
     str | None,
     typer.Option(
-        "--policy", metavar="tight|close|published", help="Named values of the four below.", rich_help_panel=_MASK
+        "--policy",
+        metavar="tight|close|wide|published",
+        help="Named values of those below, from the fastest to the truest; published is SIGE's.",
+        rich_help_panel=_MASK,
     ),
 ]
 Threshold = Annotated[
@@ -202,7 +205,7 @@ Feather = Annotated[
     int | None,
     typer.Option(
         "--feather",
-        help="Width in pixels of the blend at its border; else that of --grow, none in a drawn mask.",
+        help="Width in pixels of the blend at its border; else that of --grow, at most 8; none in a drawn mask.",
         rich_help_panel=_MASK,
     ),
 ]

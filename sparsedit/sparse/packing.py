@@ -50,5 +50,6 @@ def _product(rows: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def can_pack() -> bool:
-    """Whether this build of torch has oneDNN and its re-ordering operators."""
-    return torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    """Whether this build of torch has oneDNN's re-ordering operators, and this processor what its bf16 kernels need."""
+    mkldnn = torch.ops.mkldnn
+    return torch._C._has_mkldnn and hasattr(mkldnn, "_reorder_linear_weight") and mkldnn._is_mkldnn_bf16_supported()
