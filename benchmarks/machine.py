@@ -10,7 +10,7 @@ _NOISE = re.compile(r"\((?:r|tm)\)|\b(?:amd|intel|nvidia|processor|cpu|with|grap
 
 
 def machine_slug(environment: Mapping[str, Any], device: str = "cpu") -> str:
-    """The GPU's name where `device` is one, else the processor's, its cores and its vector instructions that torch uses.
+    """The GPU's name where `device` is one, else the processor's, its cores and the vector instructions torch uses.
 
     As in "h200" and "epyc-2core-avx512".
     `environment` is what `sparsedit.environment.environment` says.
