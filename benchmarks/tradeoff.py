@@ -6,8 +6,8 @@
 A bench runs the ways of one edit one after the other, next to the dense edit that all of them are compared with: so
 ratios are taken edit by edit, within seconds, and averaged afterwards. The benches differ in what they vary: the ways
 that have nothing to choose, the dense steps of cold edits (with step-skip at the same cost), the steps of short
-recordings, and the policies of warm edits. Where first edits of a large model were timed on the machine
-(`benchmarks.first_edits`), the picture has them as well.
+recordings, and the policies of warm edits. First edits of large models that were timed (`benchmarks.first_edits`), on
+whatever machine, are in the picture as well.
 """
 
 from __future__ import annotations
@@ -131,17 +131,17 @@ def publish(runs: Sequence[Path], to: Path | None) -> None:
     output.mkdir(parents=True, exist_ok=True)
     document: dict[str, Any] = {"schema": 1, "environment": machine, "points": [asdict(point) for point in made]}
     write_atomic(output / "tradeoff.json", (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
-    plot(document["points"], large(output / "first-edits.json"), output / "tradeoff.png")
+    plot(document["points"], large(output.parent), output / "tradeoff.png")
 
 
-def large(file: Path) -> list[LargeModel]:
-    """The large models that `benchmarks.first_edits` timed, as far as it is known what their edits are worth."""
-    curves = json.loads(file.read_text(encoding="utf-8"))["curves"] if file.exists() else []
+def large(results: Path) -> list[LargeModel]:
+    """The large models that `benchmarks.first_edits` timed, on any machine, where it is known what edits are worth."""
     made = []
-    for curve in curves:
-        width, height = curve["size"]
-        title = f"{curve['model']}, {width}x{height}, {curve['settings']['steps_run']} steps run; dB of the demo model"
-        made.append(LargeModel(title, plotted(curve)))
+    for file in sorted(results.glob("*/first-edits.json")):
+        for curve in json.loads(file.read_text(encoding="utf-8"))["curves"]:
+            width, height = curve["size"]
+            title = f"{curve['model']}, {width}x{height}, {curve['settings']['steps_run']} steps run, {curve['policy']}"
+            made.append(LargeModel(f"{title}: seconds of {file.parent.name}, dB of the demo model", plotted(curve)))
     return [model for model in made if model.points]
 
 

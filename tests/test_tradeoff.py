@@ -141,12 +141,12 @@ def test_a_large_model_has_its_seconds_and_the_demo_model_s_decibels(tmp_path: P
     assert [found["record-steps", first, 7]["speed"] for first in (True, False)] == [3.0, 20.0]
     assert first_edits.plotted(FIRST | {"policy": "published"}) == []
 
-    file = tmp_path / "first-edits.json"
-    assert tradeoff.large(file) == []
+    assert tradeoff.large(tmp_path) == []
     unknown = FIRST | {"settings": {"steps_run": 9}}
-    file.write_text(json.dumps({"curves": [unknown, FIRST]}))
-    (model,) = tradeoff.large(file)
-    assert model.title == "sdxl, 1024x512, 30 steps run; dB of the demo model"
+    (tmp_path / "epyc").mkdir()
+    (tmp_path / "epyc" / "first-edits.json").write_text(json.dumps({"curves": [unknown, FIRST]}))
+    (model,) = tradeoff.large(tmp_path)
+    assert model.title == "sdxl, 1024x512, 30 steps run, close: seconds of epyc, dB of the demo model"
     assert model.points == first_edits.plotted(FIRST)
 
 
