@@ -105,9 +105,9 @@ class Settings(BaseModel):
     guidance, `dense` whether the dense edit is run too, for the comparison. `context` says whether the original runs
     under its own prompt or the edit's: by default its own for sdedit, where its picture is kept outside the mask, and
     the edit's for inpaint, where the photo is. `norm` says whether group norms keep the original's statistics or follow
-    the edit's: where nothing is said they follow it for inpaint, in series and for sdedit with policy wide.
-    `threshold`, `grow`, `level_dilation`, `feather` and `vae_margin` override those of `policy` one by one (see
-    `MaskPolicy`).
+    the edit's: where nothing is said they follow it for inpaint, in series and for sdedit with policy wide, unless
+    it runs cold. `threshold`, `grow`, `level_dilation`, `feather` and `vae_margin` override those of `policy` one by
+    one (see `MaskPolicy`).
     `lora` and `vae` name what is loaded into the model and instead of its VAE,
     `controlnet` what shows the edges of the picture to the UNet, `control_scale` saying how much that counts, and
     `refiner` the model that goes on from the base at `refine_from` of the way from noise to picture.
@@ -210,7 +210,8 @@ class Settings(BaseModel):
         A photo's would not do for what fills a hole at high noise, nor the first original's for what ten edits made of
         it; and where a mask takes in so much that its surroundings answer the edit, the norms shall, too.
         """
-        wide = self.policy == "wide" and self.task == "sdedit"
+        cold = "cold" in (self.way, self.implied_way)  # its norms are the edit's own, of a few steps
+        wide = self.policy == "wide" and self.task == "sdedit" and not cold
         follow = self.task == "inpaint" or wide or (series and self.task not in MOVING)
         return "updated" if follow else "original"
 

@@ -205,6 +205,8 @@ def test_exit_codes() -> None:
         ({"policy": "wide"}, False, "updated"),
         ({"policy": "wide", "norm": "original"}, False, "original"),
         ({"policy": "wide", "task": "prompt"}, False, "original"),
+        ({"policy": "wide", "way": "cold"}, False, "original"),
+        ({"policy": "wide", "coarse": 4}, False, "original"),
         ({"policy": "wide", "task": "pan"}, True, "original"),
     ],
 )
