@@ -75,7 +75,7 @@ bench-whole: $(STAMP) ## whole warm edits against the size of the edit (never sl
 	$(BIN)/python -m benchmarks.whole_edits $(ARGUMENTS) >/dev/null
 	$(BIN)/python -m benchmarks.setting_up >/dev/null
 
-bench-first: $(STAMP) ## first edits of full-size SDXL: cold, some steps recorded, and steps left out in the same time (26 minutes)
+bench-first: $(STAMP) ## first edits of full-size SDXL: cold, some steps recorded, and steps left out in the same time (15 to 26 minutes)
 	$(BIN)/python -m benchmarks.first_edits --model sdxl --size 1024x512 $(ARGUMENTS) >/dev/null
 
 bench-flat: $(STAMP) ## what should stay flat: time against variants, size of the picture, number of steps

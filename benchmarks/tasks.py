@@ -76,7 +76,11 @@ def measure(
         facts: Row = {"kind": name, "item": item.id, "edit": item.edit.kind, "index": index, "position": position}
         facts |= {"prompt": prompt, "edit_prompt": result.plan.prompt, "by": edit.by, "angle": edit.angle}
         facts |= {"way": result.way, "reason": result.reason, "steps": request.schedule.calls}
-        facts |= {"dense_calls": result.dense_calls, "mask_ratio": float(result.plan.hole.float().mean())}
+        facts |= {
+            "dense_calls": result.dense_calls,
+            "preview_calls": result.preview_calls,
+            "mask_ratio": float(result.plan.hole.float().mean()),
+        }
         yield facts | _scores(item, done) | _costs(counter, editor, done)
 
 
@@ -110,8 +114,7 @@ def _costs(counter: Counter, editor: SparseEditor, done: Done) -> Row:
     stages = stage_entries(counter, editor, done)
     seen = {stage: entry for stage, entry in stages.items() if stage not in ("text", "inversion")}
     dense = {stage: _macs(entry["dense"]) for stage, entry in seen.items()}
-    thin = done.result.way == "warm"
-    sparse = {stage: _macs(entry["sparse"]) for stage, entry in seen.items()} if thin else dense
+    sparse = {stage: _macs(entry.get("sparse") or entry["dense"]) for stage, entry in seen.items()}
     return {
         "unet_share": sparse["unet"] / dense["unet"],
         "share": sum(sparse.values()) / sum(dense.values()),

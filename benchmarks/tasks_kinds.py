@@ -73,7 +73,8 @@ _FEW = {"name": "demo-turbo", "controlnet": "canny"}
 KINDS = {
     "prompt": Kind(PromptEditor, _words, _PROMPT, generated=True),
     "wide": Kind(PromptEditor, _words, _PROMPT, options=_WIDE, generated=True),
-    "late": Kind(PromptEditor, _words, _PROMPT, options={"capture_steps": 4}, generated=True),  # FISEdit's fifth
+    "first": Kind(PromptEditor, _words, _PROMPT, options={"mask_from": "latents"}, generated=True),
+    "late": Kind(PromptEditor, _words, _PROMPT, options={"capture_steps": 4}, generated=True),
     "words": Kind(PromptEditor, _words, _PROMPT, options={"mask_from": "attention"}, generated=True),
     "photo": Kind(PromptEditor, _words, _PROMPT | {"strength": 0.7}, {"name": "demo", "scheduler": "ddim"}),
     "control": Kind(SparseEditor, _lines, _CONTROL, _CANNY, lines=True),

@@ -18,6 +18,7 @@ from sparsedit.trajectory import Trajectory
 if TYPE_CHECKING:
     from sparsedit.cache.shelf import Shelf
     from sparsedit.tasks.canvas import Canvas
+    from sparsedit.tasks.preview import Preview
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,9 @@ class Result:
     `picture` is the composited result [1, 3, H, W] in [-1, 1], `generated` the decoder's output before that,
     `mask` (bool [H, W]) where it may differ from the picture being edited. `way` is what really ran and `reason`
     why, where that is not what was asked for. `clock` holds the seconds of the edit's own stages; `dense_calls` of its
-    UNet calls were dense though others were thin. In a series it may have taken two thin `passes`: one that makes the
-    picture, and one that writes it into the recording. `image` is the picture in 8 bits, the same object at every look.
+    UNet calls were dense though others were thin, and `preview_calls` dense ones came before all of them. In a series
+    it may have taken two thin `passes`: one that makes the picture, and one that writes it into the recording. `image`
+    is the picture in 8 bits, the same object at every look.
     """
 
     picture: Tensor
@@ -40,6 +42,7 @@ class Result:
     plan: Plan
     clock: Clock
     dense_calls: int = 0
+    preview_calls: int = 0
     passes: int = 1
 
     @cached_property
@@ -52,8 +55,8 @@ class Recorded:
     """What a recording left: the request, the original's own picture, one cache per stage, and its seconds.
 
     `kept` are the steps that were recorded, where not all were; the others are interpolated. `shelf` is where it is
-    kept for later, and says whether it was taken from there. `trajectory` and `canvas` are there for tasks whose edits
-    need them.
+    kept for later, and says whether it was taken from there. `trajectory`, `preview` and `canvas` are there for tasks
+    whose edits need them.
     `renewing` is set while an edit is written into the caches, and stays where that was interrupted.
     """
 
@@ -64,6 +67,7 @@ class Recorded:
     kept: tuple[int, ...] | None = None
     shelf: Shelf | None = None
     trajectory: Trajectory | None = None
+    preview: Preview | None = None
     canvas: Canvas | None = None
     renewing: bool = False
 
@@ -74,4 +78,5 @@ class Recorded:
 
     @property
     def nbytes(self) -> int:
-        return sum(cache.nbytes for cache in self.caches.values())
+        previewed = self.preview.cache.nbytes if self.preview else 0
+        return sum(cache.nbytes for cache in self.caches.values()) + previewed

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.coarse import CALIBRATED, missing, raw_of, still_true, table
 from sparsedit import calibration
 from sparsedit.calibration import AUTO, DenseSteps, choose_steps, plan_dense_steps
-from sparsedit.engines.local import total_steps
+from sparsedit.engines.steps import total_steps
 from sparsedit.errors import SettingsError
 from sparsedit.jobs import Job, plan_jobs
 from sparsedit.manifest import load_manifest

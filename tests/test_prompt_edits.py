@@ -33,7 +33,9 @@ NEW = "a meadow with a red house"
 
 
 def editor_of(pipe: Any, **options: Any) -> PromptEditor:
-    return PromptEditor(pipe, policy=POLICY, **{"break_even": 1.0, "all_over": np.inf, **options})
+    return PromptEditor(
+        pipe, policy=POLICY, **{"mask_from": "latents", "break_even": 1.0, "all_over": np.inf, **options}
+    )
 
 
 def rectangle() -> torch.Tensor:

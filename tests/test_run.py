@@ -13,7 +13,8 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from sparsedit.engines.local import check_inputs, run_jobs, total_steps
+from sparsedit.engines.local import check_inputs, run_jobs
+from sparsedit.engines.steps import total_steps
 from sparsedit.errors import InputError, ManifestError
 from sparsedit.jobs import Job, case_seed, plan_jobs
 from sparsedit.manifest import load_manifest

@@ -13,7 +13,8 @@ import yaml
 from PIL import Image
 
 from sparsedit import cli
-from sparsedit.engines.local import check_inputs, total_steps
+from sparsedit.engines.local import check_inputs
+from sparsedit.engines.steps import total_steps
 from sparsedit.errors import ManifestError, SettingsError
 from sparsedit.jobs import Job, plan_jobs
 from sparsedit.manifest import load_manifest, single_case

@@ -164,7 +164,8 @@ def _run(work: Work, folder: RunFolder, console: Console, asked: Mapping[str, An
     """Run the work and show it; whether all edits were done."""
     from sparsedit.commands.output import print_records
     from sparsedit.commands.unscored import say_unscored
-    from sparsedit.engines.local import check_inputs, check_sizes, run_jobs, total_steps
+    from sparsedit.engines.local import check_inputs, check_sizes, run_jobs
+    from sparsedit.engines.steps import total_steps
     from sparsedit.environment import environment
     from sparsedit.errors import InputError
     from sparsedit.models.loading import load_pipeline, load_refiner

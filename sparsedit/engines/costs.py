@@ -23,6 +23,10 @@ class StageCost:
     def calls(self) -> int:
         return sum(calls for _, _, calls in self.models)
 
+    def over(self, calls: int) -> StageCost:
+        """The same stage with another number of calls."""
+        return StageCost(tuple((twin, name, calls) for twin, name, _ in self.models))
+
     def cost(self, sites: SitePyramid | None = None, *, new_prompt: bool = False, dense_calls: int = 0) -> Cost:
         """All calls together: dense, or thin on `sites` but for `dense_calls`; a new prompt is projected once."""
         new = new_prompt and not dense_calls  # a dense call projects it anyway

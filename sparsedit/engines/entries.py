@@ -90,6 +90,7 @@ def measurements(counter: Counter, editor: SparseEditor, judge: Judge, settings:
         "mask_source": result.plan.mask_source,
         "dense_steps": dense_steps(settings, done),
         "dense_calls": result.dense_calls,
+        "preview_calls": result.preview_calls,
         "edit_ratio": result.plan.edit_ratio,
         "control": control(done),
         "size": [request.original.shape[3], request.original.shape[2]],
@@ -107,10 +108,12 @@ def stage_entries(counter: Counter, editor: SparseEditor, done: Done) -> dict[st
     """By stage: `dense`, `record` and, for thin ways, `sparse`, all that the edit itself cost.
 
     A cold edit's `sparse` holds the coarse steps and the thin ones, and `coarse` the coarse ones alone; a prompt edit's
-    coarse steps are its original's.
+    coarse steps are its original's. A preview belongs to what it was made for: its original's to the recording, the
+    edit's own to the edit, `sparse` then being there however that went on.
     """
     request, whole, result = done.request, done.whole, done.result
-    dense_clock = done.dense.clock if done.dense else result.clock if result.way == "dense" else None
+    alone = result.way == "dense" and not result.preview_calls
+    dense_clock = done.dense.clock if done.dense else result.clock if alone else None
     every = counter.stages(editor, request)
     few = every
     if whole.kept is not None:
@@ -122,18 +125,25 @@ def stage_entries(counter: Counter, editor: SparseEditor, done: Done) -> dict[st
     for stage, counted in every.items():
         made = few[stage]
         recording = made.cost() + _between(done, stage, counted)
+        own = counted.over(len(whole.preview.kept) if whole.preview and stage == "unet" else 0)
         stages[stage] = {
             "dense": _entry(dense_clock, stage, counted.cost(), counted.calls),
-            "record": _entry(whole.clock, stage, recording, made.calls),
+            "record": _entry(whole.clock, stage, recording + own.cost(), made.calls + own.calls),
         }
         # Texts have no sites: they are encoded as ever.
         sites = result.plan.stage_sites.get(stage)
         dense_calls = result.dense_calls if stage in DENOISING else 0
         thin = counted.cost(sites, new_prompt=new_prompt, dense_calls=dense_calls)
+        preview = counted.over(result.preview_calls if stage == "unet" else 0)
         if stage in ran:
             stages[stage]["sparse"] = _entry(result.clock, stage, ran[stage].cost(), ran[stage].calls)
         elif result.way in ("warm", "alongside"):
-            stages[stage]["sparse"] = _entry(result.clock, stage, thin * result.passes, counted.calls * result.passes)
+            calls = counted.calls * result.passes + preview.calls
+            stages[stage]["sparse"] = _entry(result.clock, stage, thin * result.passes + preview.cost(), calls)
+        elif result.preview_calls:
+            rest = counted if result.way == "dense" or stage == "text" else counted.over(0)
+            calls = rest.calls + preview.calls
+            stages[stage]["sparse"] = _entry(result.clock, stage, rest.cost() + preview.cost(), calls)
         elif result.way == "cold" and stage in DENOISING:
             stages[stage]["sparse"] = _entry(result.clock, stage, recording + thin, made.calls + counted.calls)
             stages[stage]["coarse"] = _coarse(result.clock, stage, made.cost(), made.calls)
@@ -201,7 +211,8 @@ def fidelity(judge: Judge, done: Done, asked: str) -> Entry:
 
 def cache_bytes(whole: Recorded) -> int:
     """What the activations of a run took, at their largest."""
-    return sum(max(cache.nbytes, cache.peak_bytes) for cache in whole.caches.values())
+    previewed = [whole.preview.cache] if whole.preview else []
+    return sum(max(cache.nbytes, cache.peak_bytes) for cache in (*whole.caches.values(), *previewed))
 
 
 def _entry(clock: Clock | None, stage: str, cost: Cost, calls: int) -> Entry | None:

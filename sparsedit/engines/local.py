@@ -23,6 +23,7 @@ from sparsedit.engines.costs import Counter
 from sparsedit.engines.editors import Editors, request_of
 from sparsedit.engines.entries import Done, Head, head, measurements, nothing_measured
 from sparsedit.engines.exhaustion import FAILURES, free, reason_of
+from sparsedit.engines.steps import dense_runs, preview_calls
 from sparsedit.errors import InputError
 from sparsedit.frame import Frame
 from sparsedit.images import load_image, save_image, to_image
@@ -105,11 +106,6 @@ def check_sizes(jobs: Sequence[Job], stages: Stages) -> list[str]:
     return list(said.values())
 
 
-def total_steps(jobs: Sequence[Job]) -> int:
-    """Denoising steps that a watcher will be told of, all jobs together, as far as can be said beforehand."""
-    return sum(_steps(job) for job in jobs)
-
-
 def run_jobs(
     jobs: Sequence[Job],
     pipe: DiffusionPipeline,
@@ -135,30 +131,6 @@ def run_jobs(
             free(runner.editors)
             for variant in job.variants[done:]:
                 yield runner.write(runner.failed(job, variant, reason))
-
-
-def _steps(job: Job) -> int:
-    """Of the runs of one job: the original's, where there is one, the edits' and those they are compared with."""
-    calls, edits, planned = job.settings.calls, len(job.variants), plan_dense_steps(job.settings)
-    compared = calls * edits if job.settings.dense else 0
-    few = planned.count if planned else calls
-    if planned and job.settings.task == "prompt":
-        few += calls  # all of its original's steps are made upon the few
-    if job.inverted:
-        few += calls
-    compared *= _dense_runs(job)
-    if job.settings.way == "alongside":
-        return calls + compared
-    if job.settings.way == "cold":
-        return (few + calls) * edits + compared
-    return few + calls * edits * job.passes + compared
-
-
-def _dense_runs(job: Job) -> int:
-    """Runs of a dense edit: a picture is inverted first, and led along that where no whole recording was."""
-    if not job.inverted:
-        return 1
-    return 3 if plan_dense_steps(job.settings) else 2
 
 
 class _Runner:
@@ -232,7 +204,7 @@ class _Runner:
         self.watch.begin(f"{job.case.id}: {shelf}", inverted + (planned.count + between if planned else calls))
         whole = editor.record_request(request, shelf=shelf)
         for variant, edit in zip(job.variants, edits, strict=True):
-            self.watch.begin(f"{job.case.id}/{variant.id}: edit", calls * job.passes)
+            self.watch.begin(f"{job.case.id}/{variant.id}: edit", calls * job.passes + preview_calls(editor, edit))
             if job.case.series:  # of which the recording is another one afterwards
                 whole = editor.recorded or whole
                 yield whole, editor.advance(edit)
@@ -242,7 +214,7 @@ class _Runner:
 
     def _dense(self, editor: SparseEditor, request: Request, job: Job, variant: Variant, edit: Edit) -> Result:
         calls = editor.stages.calls(request.schedule)
-        self.watch.begin(f"{job.case.id}/{variant.id}: dense, for comparison", calls * _dense_runs(job))
+        self.watch.begin(f"{job.case.id}/{variant.id}: dense, for comparison", calls * dense_runs(job))
         return editor.dense(request, edit)
 
     def _save(self, job: Job, variant: Variant, request: Request, result: Result, dense: Result | None) -> None:

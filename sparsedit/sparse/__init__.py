@@ -10,6 +10,7 @@ Knows torch and the leaves of diffusers' blocks; knows no pipeline, no scheduler
 """
 
 from sparsedit.sparse.cache import ActivationCache
+from sparsedit.sparse.difference import ChangedCache
 from sparsedit.sparse.graphs import ThinGraphs
 from sparsedit.sparse.interpolation import InterpolatedCache
 from sparsedit.sparse.mending import mending
@@ -20,6 +21,7 @@ from sparsedit.sparse.swap import alongside, record, renewing, sparse
 
 __all__ = [
     "ActivationCache",
+    "ChangedCache",
     "InterpolatedCache",
     "Motion",
     "MovedCache",

@@ -184,7 +184,7 @@ class LaterSteps:
 class StepsBetween(LaterSteps):
     """`count` steps of a recording from the first on, to be written to as well."""
 
-    cache: ActivationCache
+    cache: Renewable
     count: int
 
     def __len__(self) -> int:

@@ -1,8 +1,9 @@
 """Edits by words: the same noise under a changed prompt, computed where the picture changes (FISEdit, 2023).
 
-The first steps run densely; how far their latents come from the original's says where the new words take effect. From
-then on those sites alone are computed, among what the original left at every step. With a mask given, or with words
-that can be followed in cross-attention, all of this is the same but for where the mask comes from.
+A preview (`preview.py`) says where the new words take effect, and its sites alone are computed from the first step on,
+among what the original left as the preview changed it. Or the first steps run densely: how far their latents come from
+the original's, or the attention they give to the new words, makes the mask, and from then on its sites alone are
+computed among what the original left. With a mask given that is so from the first step on.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from sparsedit.measure.clock import Clock
 from sparsedit.plan import Plan
 from sparsedit.sparse import ActivationCache, PackedWeights, SitePyramid, record, renewing, sparse
-from sparsedit.sparse.cache import LaterSteps, Remembered, StepsBetween
+from sparsedit.sparse.cache import LaterSteps, Remembered, Renewable, StepsBetween
 from sparsedit.sparse.renewal import Renewal
 from sparsedit.tasks.word_maps import WordMaps
 from sparsedit.trajectory import Trajectory
@@ -64,7 +65,7 @@ def _scaled(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 class Switching(Way):
     """A UNet that runs densely until `thin_from`, on sites then, and densely again after `dense_again`.
 
-    The decoder is thin where the UNet ever was.
+    Thin steps read `caches`. The decoder is thin where the UNet ever was.
     """
 
     def __init__(self, clock: Clock, caches: Mapping[str, Remembered], packed: PackedWeights | None) -> None:
@@ -102,7 +103,7 @@ class Switching(Way):
 
 
 class Keeping(Switching):
-    """The same, holding all that it makes, for `write` to make it the recording of what came of the edit.
+    """The same, holding all that it makes, for `write` to make the recording `whole` that of what came of the edit.
 
     Thin steps are those before step number `end`; `moments` as in `record`.
     """
@@ -110,14 +111,16 @@ class Keeping(Switching):
     def __init__(
         self,
         clock: Clock,
-        caches: Mapping[str, ActivationCache],
+        caches: Mapping[str, Renewable],
         packed: PackedWeights | None,
         *,
+        whole: Mapping[str, ActivationCache],
         end: int,
         moments: bool,
     ) -> None:
         super().__init__(clock, caches, packed)
-        self.whole = caches
+        self.read = caches
+        self.whole = whole
         self.end = end
         self.moments = moments
         self.parts: list[tuple[str, int, ActivationCache]] = []
@@ -138,7 +141,7 @@ class Keeping(Switching):
             with record(model, self.parts[-1][2], moments=self.moments):
                 yield
         else:
-            with renewing(model, self.whole[stage], self.sites[stage], packed=self.packed) as renewal:
+            with renewing(model, self.read[stage], self.sites[stage], packed=self.packed) as renewal:
                 yield
             self.renewals.append(renewal)
 
@@ -146,7 +149,7 @@ class Keeping(Switching):
         assert self.unet is not None  # steps are made within `engaged`
         self.sites = sites
         self.swap.close()
-        steps = StepsBetween(self.whole["unet"], step, self.end - step)
+        steps = StepsBetween(self.read["unet"], step, self.end - step)
         renewal = self.swap.enter_context(renewing(self.unet, steps, sites["unet"], packed=self.packed))
         self.renewals.append(renewal)
 
