@@ -118,17 +118,20 @@ class PromptEditor(TracedEditor):
         self._time_text(clock, request, prompt)
         preview = self._preview(clock, recorded, prompt)
         calls += len(preview.kept)
-        apart = distance(preview.latents, recorded.preview.latents)
-        mask = mask_of([apart])
-        plan = self._plan(request, mask, prompt, "preview")
-        if reason := CHANGES_ALL if beyond(apart, mask.to(apart.device)) >= self.all_over else self._too_large(plan):
+        with clock.stage("masking"):
+            apart = distance(preview.latents, recorded.preview.latents)
+            mask = mask_of([apart])
+            plan = self._plan(request, mask, prompt, "preview")
+            everywhere = beyond(apart, mask.to(apart.device)) >= self.all_over
+        if reason := CHANGES_ALL if everywhere else self._too_large(plan):
             result = self._dense_edit(recorded, plan, recorded.picture, reason, keep=keep)
         elif plan.sites.empty:
             result = replace(self._untouched(plan, request), reason=f"a preview of the new words {NOWHERE}")
         else:
             caches: dict[str, Renewable] = {**recorded.caches}
             timesteps = self.stages.timesteps(request.schedule)
-            caches["unet"] = preview.changed(recorded.caches["unet"], recorded.preview, timesteps)
+            with clock.stage("comparing"):
+                caches["unet"] = preview.changed(recorded.caches["unet"], recorded.preview, timesteps)
             way = self._switching(recorded, Clock(self.stages.device), caches, keep=keep)
             planner = self._planner(request, prompt)
             guide = Guide(way, recorded.trajectory, 0, self.last_dense, planner, plan, None, self.all_over)
