@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,19 @@ def test_beside_a_preview_of_every_step_the_mask_holds_the_dense_edit(
     assert 0 < cells.sum() < 96
     assert torch.allclose(result.latents[..., cells], dense.latents[..., cells], atol=1e-4)
     assert not torch.allclose(result.latents[..., ~cells], dense.latents[..., ~cells], atol=1e-2)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_norms_that_follow_make_a_thin_run_of_everything_the_dense_one(keep: bool) -> None:
+    everything = replace(POLICY, grow=SIZE[0])
+    editor = PromptEditor(tiny_sdxl(), policy=everything, norm="updated", break_even=1.0, all_over=np.inf)
+    request = editor.request(None, size=SIZE, **SETTINGS)
+    editor.record_request(request)
+    for prompt in (NEW, "a lake with a red house"):
+        result = editor.edit(prompt=prompt, keep=keep)
+        assert (result.way, result.plan.mask_source) == ("warm", "preview")
+        assert result.mask.all()
+        assert torch.allclose(result.picture, editor.dense(request, Edit(prompt=prompt)).picture, atol=1e-4)
 
 
 @pytest.mark.parametrize("pictured", [False, True], ids=["generated", "photo"])

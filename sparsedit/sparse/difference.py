@@ -15,6 +15,7 @@ from torch import Tensor
 from sparsedit.errors import CacheError
 from sparsedit.sparse.cache import ActivationCache, Memory, Remembered, Renewable, Step, TextMemory
 from sparsedit.sparse.interpolation import InterpolatedMemory
+from sparsedit.sparse.norm import follows
 
 
 def difference(cache: ActivationCache, other: ActivationCache) -> ActivationCache:
@@ -31,7 +32,11 @@ def difference(cache: ActivationCache, other: ActivationCache) -> ActivationCach
 
 class ChangedCache:
     """A view of a recording, every step of it with the same step of a `change` added; what is written to it goes to
-    the recording."""
+    the recording.
+
+    Norms that follow an edit are left as they are recorded: their moments are taken about their means and do not add,
+    and what the edit does to them they see at its sites.
+    """
 
     def __init__(self, cache: Renewable, change: Remembered) -> None:
         self.cache = cache
@@ -50,7 +55,10 @@ class ChangedCache:
     def step(self, number: int) -> Step:
         """The n-th step; CacheError as the recording raises it."""
         step, change = self.cache.step(number), self.change.step(number)
-        leaves = {run: _added(memory, change.leaves[run]) for run, memory in step.leaves.items()}
+        leaves = {
+            run: memory if follows(memory) else _added(memory, change.leaves[run])
+            for run, memory in step.leaves.items()
+        }
         return replace(step, leaves=leaves)
 
 

@@ -55,11 +55,11 @@ class GroupNormalisation(Leaf):
     def on_rows(self, call: Call, rows: Tensor) -> Tensor:
         """`thin` on rows [B, N, C]."""
         memory = call.recall(self.name)
-        scale, shift = self.follow(call, memory, rows) if self.counts(memory) else memory.tensors
+        scale, shift = self.follow(call, memory, rows) if follows(memory) else memory.tensors
         return torch.addcmul(shift.unsqueeze(1), rows, scale.unsqueeze(1))
 
     def counts(self, memory: Memory) -> bool:
-        return len(memory.tensors) > 2
+        return follows(memory)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -135,6 +135,11 @@ class GroupNormalisation(Leaf):
         else:
             shift = -mean * scale
         return scale.flatten(1).to(dtype), shift.flatten(1).to(dtype)
+
+
+def follows(memory: Memory) -> bool:
+    """Whether a norm's memory is one that follows an edit. Of no other leaf's tensors there are more than two."""
+    return len(memory.tensors) > 2
 
 
 def _moments(deviations: Tensor) -> Tensor:
