@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import torch
 
 from sparsedit.errors import CacheError
 from sparsedit.measure import memory as module
-from sparsedit.measure.memory import give_back, memory_left, memory_limit
+from sparsedit.measure.memory import give_back, memory_left, memory_limit, undisturbed
 from sparsedit.sparse import ActivationCache, record
 from tests.engine import model_of
 from tests.families import FAMILIES
@@ -181,3 +183,22 @@ def test_free_memory_between_blocks_in_use_goes_back() -> None:
 
 def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Node:
+    """Something that holds itself, so that the collector alone can free it."""
+
+    itself: Node
+
+
+def test_what_was_there_before_is_kept_from_the_collector_and_given_back() -> None:
+    gc.collect()
+    with undisturbed():
+        assert gc.get_freeze_count() > 1000
+        node = Node()
+        node.itself = node
+        seen = weakref.ref(node)
+        del node
+        gc.collect()
+        assert seen() is None  # what comes later is collected as ever
+    assert gc.get_freeze_count() == 0

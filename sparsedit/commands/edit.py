@@ -168,6 +168,7 @@ def _run(work: Work, folder: RunFolder, console: Console, asked: Mapping[str, An
     from sparsedit.engines.steps import total_steps
     from sparsedit.environment import environment
     from sparsedit.errors import InputError
+    from sparsedit.measure.memory import undisturbed
     from sparsedit.models.loading import load_pipeline, load_refiner
     from sparsedit.pixels import stages_of
     from sparsedit.progress import Progress
@@ -202,7 +203,7 @@ def _run(work: Work, folder: RunFolder, console: Console, asked: Mapping[str, An
         folder.write_config(work.configuration())
         folder.write_environment(machine)
         try:
-            with Progress(console, work.edits, total_steps(work.jobs)) as progress:
+            with undisturbed(), Progress(console, work.edits, total_steps(work.jobs)) as progress:
                 records = list(run_jobs(work.jobs, pipe, work.model, folder, progress, work.name, refiner))
         except (KeyboardInterrupt, InputError):  # whatever cannot be written is an InputError
             done = f"{progress.done_edits} of {_edits(work.edits)}"
