@@ -3,10 +3,11 @@
     python -m benchmarks.tasks                  adds edits to the rows in results/tasks.jsonl and prints the table
     python -m benchmarks.tasks --read           lets the attribute probe read the pictures made so far, and no more
 
-`prompt` is every kind of edit the suite has, of pictures made from noise; `late` the same with masks found in twice as
-many steps, `wide` with masks that reach one latent further, `words` with masks from attention, `photo` of rendered
-pictures, which are inverted. Whether a picture shows what was asked for is read off it by the probe of `training/`
-(`python -m training.pictures`, then `training.probe` make it), whose own errors are counted on the rendered scenes.
+`prompt` is every kind of edit the suite has, of pictures made from noise; `first` the same with masks found in the
+first steps instead of a preview, `late` with a preview of four steps instead of three, `wide` with masks that reach one
+latent further, `words` with masks from attention, `photo` of rendered pictures, which are inverted. Whether a picture
+shows what was asked for is read off it by the probe of `training/` (`python -m training.pictures`, then
+`training.probe` make it), whose own errors are counted on the rendered scenes.
 `control` shows a ControlNet the edges of the edited scene in place of the original's, `control-4` and `control-1` a
 few-step model's. `pan` and `rotate` move the canvas, `chain` and `turning` by four small motions upon each other.
 

@@ -23,11 +23,10 @@ from sparsedit.results import Recorded, Result
 from sparsedit.skipping import can_skip, check_skippable
 from sparsedit.sparse import InterpolatedCache
 from sparsedit.sparse.cache import Renewable
-from sparsedit.tasks.generation import first_noise
 from sparsedit.tasks.preview import Preview, make_preview
 from sparsedit.tasks.prompt import ALL_OVER, Guide, Keeping, Switching, beyond, distance, mask_of
 from sparsedit.tasks.word_maps import WordMaps, new_tokens
-from sparsedit.tasks.words import capture_steps, check_words, preview_steps
+from sparsedit.tasks.words import capture_steps, check_preview, check_words, preview_steps
 from sparsedit.tracing import TracedEditor
 from sparsedit.trajectory import Trajectory
 from sparsedit.ways import Dense
@@ -58,7 +57,7 @@ class PromptEditor(TracedEditor):
         self.all_over = ALL_OVER if all_over is None else all_over
 
     def _edited(self, edit: Edit, *, keep: bool) -> Result:
-        """Change the recorded original's words; without a mask the first steps find one.
+        """Change the recorded original's words; without a mask a preview finds one, or the first steps.
 
         Raises SettingsError where the words are the same, or no step would be left to be thin.
         """
@@ -95,6 +94,11 @@ class PromptEditor(TracedEditor):
         kept = preview_steps(self.capture_steps, self.last_dense, recorded.request.schedule.calls)
         return len(kept) * (1 if recorded.preview else 2)
 
+    @property
+    def _sought(self) -> str:
+        """What the first steps are searched for a mask, where they are."""
+        return "attention" if self.mask_from == "attention" else "latents"
+
     def _source(self, recorded: Recorded) -> str:
         """What finds a mask that is not given. Raises SettingsError for a preview that cannot be made."""
         scheduler = self.stages.pipe.scheduler
@@ -102,8 +106,7 @@ class PromptEditor(TracedEditor):
             possible = recorded.kept is None and can_skip(scheduler)
             return self.mask_from or ("preview" if possible else "latents")
         check_skippable(scheduler)
-        if recorded.kept is not None:
-            raise SettingsError("a preview changes a recording of every step: leave out record_steps")
+        check_preview(of_few=recorded.kept is not None)
         return self.mask_from
 
     def _previewed(self, recorded: Recorded, prompt: str, *, keep: bool) -> Result:
@@ -142,13 +145,9 @@ class PromptEditor(TracedEditor):
         request, trajectory = recorded.request, recorded.trajectory
         assert trajectory is not None  # as `record_request` and `_keep` leave it
         kept = preview_steps(self.capture_steps, self.last_dense, request.schedule.calls)
-        size = (request.original.shape[2], request.original.shape[3])
-        with torch.inference_mode():
-            _, noise = first_noise(self.stages, 1, size, request.schedule, request.seed)
-            return make_preview(
-                self.stages, clock, request, prompt, trajectory.latents[0], noise, kept,
-                moments=self.moments, on_step=self.on_step,
-            )  # fmt: skip
+        return make_preview(
+            self.stages, clock, request, prompt, trajectory.latents[0], kept, moments=self.moments, on_step=self.on_step
+        )
 
     def _guided(self, recorded: Recorded, guide: Guide, prompt: str, preview: Preview | None) -> Result:
         """What a run makes that is led from step to step; in a series the next edit starts from it."""
@@ -222,7 +221,7 @@ class PromptEditor(TracedEditor):
             result = self._result(guide.plan, recorded.picture, generated, latents, "warm", notes, way.clock)
             return replace(result, dense_calls=dense_calls)
         assert guide.mask is not None  # without a plan from the start the steps have looked for one
-        plan = self._plan(request, guide.mask, prompt, "attention" if guide.words else "latents")
+        plan = self._plan(request, guide.mask, prompt, self._sought)
         why = CHANGES_ALL if guide.stayed else self._too_large(plan)
         reason = "; ".join(filter(None, (why, *way.notes)))
         return self._result(plan, recorded.picture, generated, latents, "dense", reason, way.clock)
@@ -234,7 +233,7 @@ class PromptEditor(TracedEditor):
 
     def _planner(self, request: Request, prompt: str) -> Callable[[Tensor], Plan | None]:
         def planned(mask: Tensor) -> Plan | None:
-            plan = self._plan(request, mask, prompt, "attention" if self.mask_from == "attention" else "latents")
+            plan = self._plan(request, mask, prompt, self._sought)
             return None if self._too_large(plan) else plan
 
         return planned

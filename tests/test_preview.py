@@ -18,6 +18,7 @@ from sparsedit.images import to_image, to_tensor
 from sparsedit.measure.macs import count_macs
 from sparsedit.plan import Edit
 from sparsedit.prompting import CHANGES_ALL, PromptEditor
+from sparsedit.report.summary import stage_macs
 from sparsedit.tasks.prompt import distance, mask_of
 from sparsedit.tasks.words import preview_steps
 from tests.pipelines import ANCESTRAL, tiny_sd15, tiny_sdxl
@@ -159,6 +160,9 @@ def test_an_edit_that_is_too_large_pays_for_its_preview_all_the_same() -> None:
         dense = editor.dense(recorded.request, Edit(prompt=NEW))
         assert torch.equal(result.picture[..., result.mask], dense.picture[..., result.mask])
         assert (unet["dense"], unet["sparse"]["calls"]) == (None, 8)
+        dense_macs = stage_macs({"stages": {"unet": unet}}, "unet", "dense")
+        assert dense_macs is not None
+        assert unet["sparse"]["macs"] == unet["record"]["macs"] == dense_macs * 8 // 6
 
 
 def test_a_schedule_that_cannot_be_shortened_has_its_mask_from_latents() -> None:
@@ -178,7 +182,7 @@ def test_a_recording_of_a_few_steps_has_its_masks_from_latents() -> None:
     assert editor.edit(prompt=NEW).plan.mask_source == "latents"
     asked = editor_of(tiny_sdxl(), mask_from="preview")
     asked.record(None, size=SIZE, **SETTINGS, record_steps=4)
-    with pytest.raises(SettingsError, match="leave out record_steps"):
+    with pytest.raises(SettingsError, match="leave out coarse, record_steps"):
         asked.edit(prompt=NEW)
 
 

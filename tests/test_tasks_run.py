@@ -123,6 +123,11 @@ BAD = {
         (*WORDS, "--steps", "6", "--capture-steps", "4", "--last-dense", "2"),
         "leave none of 6",
     ),
+    "a preview upon a few steps": (
+        (*WORDS, "--mask-from", "preview", "--record-steps", "4"),
+        "leave out coarse, record",
+    ),
+    "a preview of a cold edit": ((*WORDS, "--mask-from", "preview", "--coarse", "4"), "leave out coarse, record"),
     "nothing to edit": (("--prompt", "a meadow"), "name a picture or a manifest"),
     "an edited picture": (("photo.png", *WORDS, "--edited", "box.png"), "prompt takes no edited picture"),
     "a size for a photo": (("photo.png", *WORDS, "--size", "64x64"), "size is for an original that is made"),

@@ -108,8 +108,8 @@ def stage_entries(counter: Counter, editor: SparseEditor, done: Done) -> dict[st
     """By stage: `dense`, `record` and, for thin ways, `sparse`, all that the edit itself cost.
 
     A cold edit's `sparse` holds the coarse steps and the thin ones, and `coarse` the coarse ones alone; a prompt edit's
-    coarse steps are its original's. A preview belongs to what it was made for: its original's to the recording, the
-    edit's own to the edit, `sparse` then being there however that went on.
+    coarse steps are its original's. A preview belongs to what it was made for: its original's to the recording, where
+    `preview` holds it alone, too; the edit's own to the edit, `sparse` then being there however that went on.
     """
     request, whole, result = done.request, done.whole, done.result
     alone = result.way == "dense" and not result.preview_calls
@@ -130,6 +130,8 @@ def stage_entries(counter: Counter, editor: SparseEditor, done: Done) -> dict[st
             "dense": _entry(dense_clock, stage, counted.cost(), counted.calls),
             "record": _entry(whole.clock, stage, recording + own.cost(), made.calls + own.calls),
         }
+        if own.calls and (samples := whole.clock.samples.get(stage)):
+            stages[stage]["preview"] = stage_entry(own.cost().macs, own.cost().attention_macs, samples[-1:], own.calls)
         # Texts have no sites: they are encoded as ever.
         sites = result.plan.stage_sites.get(stage)
         dense_calls = result.dense_calls if stage in DENOISING else 0

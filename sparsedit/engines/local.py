@@ -40,7 +40,7 @@ from sparsedit.settings import FOLLOWING
 from sparsedit.stages import Stages
 from sparsedit.tasks.pan import pan
 from sparsedit.tasks.rotate import turn
-from sparsedit.tasks.words import capture_steps, check_words
+from sparsedit.tasks.words import capture_steps, check_preview, check_words
 
 
 class Watch(Protocol):
@@ -75,12 +75,14 @@ def check_inputs(jobs: Sequence[Job]) -> None:
 
 
 def _check_task(job: Job, variant: Variant, words: str, size: tuple[int, int]) -> None:
-    """Raise SettingsError for new words that are the `words` before, for motions that change nothing, or leave nothing
-    of the picture."""
+    """Raise SettingsError for new words that are the `words` before or whose mask cannot be found as asked, and for
+    motions that change nothing, or leave nothing of the picture."""
     match job.settings.task:
         case "prompt":
             check_words(words, variant.prompt)
             capture_steps(job.settings.capture_steps, job.settings.last_dense, job.settings.calls)
+            if job.settings.mask_from == "preview" and variant.mask is None:
+                check_preview(of_few=plan_dense_steps(job.settings) is not None)
         case "pan":
             pan(variant.by, size[::-1])
         case "rotate":

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from sparsedit.measure.clock import Clock
-from sparsedit.noise import resumed
 from sparsedit.plan import Request
 from sparsedit.sparse import ActivationCache, ChangedCache, InterpolatedCache
 from sparsedit.sparse.cache import Renewable
 from sparsedit.sparse.difference import difference
 from sparsedit.stages import OnStep, Stages
+from sparsedit.tasks.generation import first_noise
 from sparsedit.ways import Recording
 
 
@@ -42,7 +42,6 @@ def make_preview(
     request: Request,
     prompt: str,
     start: Tensor,
-    noise: list[torch.Generator],
     kept: tuple[int, ...],
     *,
     moments: bool,
@@ -52,7 +51,10 @@ def make_preview(
     `record`."""
     way = Recording(clock, {}, moments, kept)
     [steps] = way.passes(request.schedule)
-    text = stages.text([prompt], request.negative, request.schedule)
-    with way.around("unet", stages.unet):
-        latents = stages.sample(start, text, steps, resumed(noise), on_step)
+    with torch.inference_mode():
+        size = (request.original.shape[2], request.original.shape[3])
+        _, noise = first_noise(stages, 1, size, request.schedule, request.seed)  # what comes after the start's
+        text = stages.text([prompt], request.negative, request.schedule)
+        with way.around("unet", stages.unet):
+            latents = stages.sample(start, text, steps, noise, on_step)
     return Preview(kept, way.caches["unet"], latents)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from sparsedit.measure.clock import Clock
 from sparsedit.plan import Plan
 from sparsedit.sparse import ActivationCache, PackedWeights, SitePyramid, record, renewing, sparse
-from sparsedit.sparse.cache import LaterSteps, Remembered, Renewable, StepsBetween
+from sparsedit.sparse.cache import LaterSteps, Renewable, StepsBetween
 from sparsedit.sparse.renewal import Renewal
 from sparsedit.tasks.word_maps import WordMaps
 from sparsedit.trajectory import Trajectory
@@ -68,7 +68,7 @@ class Switching(Way):
     Thin steps read `caches`. The decoder is thin where the UNet ever was.
     """
 
-    def __init__(self, clock: Clock, caches: Mapping[str, Remembered], packed: PackedWeights | None) -> None:
+    def __init__(self, clock: Clock, caches: Mapping[str, Renewable], packed: PackedWeights | None) -> None:
         super().__init__(clock)
         self.caches = caches
         self.packed = packed
@@ -119,7 +119,6 @@ class Keeping(Switching):
         moments: bool,
     ) -> None:
         super().__init__(clock, caches, packed)
-        self.read = caches
         self.whole = whole
         self.end = end
         self.moments = moments
@@ -141,7 +140,7 @@ class Keeping(Switching):
             with record(model, self.parts[-1][2], moments=self.moments):
                 yield
         else:
-            with renewing(model, self.read[stage], self.sites[stage], packed=self.packed) as renewal:
+            with renewing(model, self.caches[stage], self.sites[stage], packed=self.packed) as renewal:
                 yield
             self.renewals.append(renewal)
 
@@ -149,7 +148,7 @@ class Keeping(Switching):
         assert self.unet is not None  # steps are made within `engaged`
         self.sites = sites
         self.swap.close()
-        steps = StepsBetween(self.read["unet"], step, self.end - step)
+        steps = StepsBetween(self.caches["unet"], step, self.end - step)
         renewal = self.swap.enter_context(renewing(self.unet, steps, sites["unet"], packed=self.packed))
         self.renewals.append(renewal)
 

@@ -14,7 +14,8 @@ FEWEST = 3
 """Of a preview's steps, where the schedule has four times as many."""
 SPREAD, LATER = 0.7, 1.5
 """Where a preview's last step lies in the schedule, and the power by which those before it crowd at its beginning:
-of 20 steps (0, 5, 14), (0, 3, 8, 14) and (0, 2, 5, 9, 14) were the best or level with it of up to eight placements."""
+of 20 steps (0, 5, 14), (0, 3, 8, 14) and (0, 2, 5, 9, 14) were the best, or level with it, of seven, seven and two
+placements."""
 
 
 def check_words(prompt: str, edit_prompt: str) -> None:
@@ -36,6 +37,12 @@ def preview_steps(asked: int | None, last_dense: int, calls: int) -> tuple[int, 
     for step in range(1, count):
         places.append(max(places[-1] + 1, round(SPREAD * calls * (step / (count - 1)) ** LATER)))
     return tuple(places)
+
+
+def check_preview(*, of_few: bool) -> None:
+    """Raise SettingsError for a preview of an original of which a few steps alone are recorded."""
+    if of_few:
+        raise SettingsError("a preview changes a recording of every step: leave out coarse, record_steps and fidelity")
 
 
 def _checked(steps: int, last_dense: int, calls: int) -> int:
