@@ -30,7 +30,7 @@ from sparsedit.images import to_image
 from sparsedit.measure.clock import Clock
 from sparsedit.plan import Edit, Picture, Plan, Request, plan_edit, plan_nothing
 from sparsedit.results import Recorded, Result
-from sparsedit.series import check_keepable, following
+from sparsedit.series import answering, check_keepable, following
 from sparsedit.settings import POLICIES, MaskPolicy
 from sparsedit.skipping import steps_kept
 from sparsedit.sparse import PackedWeights
@@ -160,6 +160,8 @@ class SparseEditor(DenseEditor):
         base = self._base(request, recorded.picture)
         if reason := self._too_large(plan):
             return self._dense_edit(recorded, plan, base, reason, keep=keep)
+        if keep and not self._too_large(wider := answering(request, plan, recorded.latest, self.policy)):
+            plan = wider
         try:
             way, (generated, latents) = self._warm(recorded, plan, keep=keep)
         except DamagedError as error:
@@ -217,7 +219,10 @@ class SparseEditor(DenseEditor):
         recorded.renewing = True
         with way.clock.stage("writing"):
             way.write()
-        self.recorded = Recorded(request, result.picture, Clock(self.stages.device), recorded.caches, recorded.kept)
+        clock = Clock(self.stages.device)
+        self.recorded = Recorded(
+            request, result.picture, clock, recorded.caches, recorded.kept, latest=result.plan.hole
+        )
         return result
 
     def _dense_edit(self, recorded: Recorded, plan: Plan, base: Tensor, reason: str, *, keep: bool) -> Result:

@@ -57,7 +57,8 @@ class Recorded:
     `kept` are the steps that were recorded, where not all were; the others are interpolated. `shelf` is where it is
     kept for later, and says whether it was taken from there. `trajectory`, `preview` and `canvas` are there for tasks
     whose edits need them.
-    `renewing` is set while an edit is written into the caches, and stays where that was interrupted.
+    `latest` is the hole (bool [H, W]) of the edit that was written into the caches last. `renewing` is set while one
+    is, and stays where that was interrupted.
     """
 
     request: Request
@@ -69,6 +70,7 @@ class Recorded:
     trajectory: Trajectory | None = None
     preview: Preview | None = None
     canvas: Canvas | None = None
+    latest: Tensor | None = None
     renewing: bool = False
 
     @property

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from torch import Tensor
+
 from sparsedit.cache.shelf import Keeping
 from sparsedit.control import control_map
 from sparsedit.errors import SettingsError
-from sparsedit.plan import Request
+from sparsedit.plan import DENOISING, Plan, Request, stage_sites
 from sparsedit.results import Result
+from sparsedit.settings import MaskPolicy
 
 
 def following(request: Request, result: Result) -> Request:
@@ -25,6 +28,16 @@ def following(request: Request, result: Result) -> Request:
         control = None if request.control is None else control_map(result.picture)
         return replace(request, original=result.picture, prompt=plan.prompt, control=control)
     return replace(request, original=result.picture, painted=plan.picture, prompt=plan.prompt, control=plan.control)
+
+
+def answering(request: Request, plan: Plan, latest: Tensor | None, policy: MaskPolicy) -> Plan:
+    """The plan of a series' edit with the place of the edit before, `latest` (bool [H, W]), denoised again along with
+    its own, for `sdedit`: what was made there knew nothing of this one. What may change in the picture stays as it was.
+    """
+    if latest is None or request.task != "sdedit":
+        return plan
+    sites = stage_sites(request.frame.pad_mask(plan.hole | latest), policy)
+    return replace(plan, stage_sites={**plan.stage_sites, **{stage: sites[stage] for stage in DENOISING}})
 
 
 def check_keepable(keeping: Keeping) -> None:

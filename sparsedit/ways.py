@@ -38,6 +38,9 @@ from sparsedit.sparse.renewal import Renewal
 DENOISING = ("unet", "controlnet")
 """Stages that are called once a step."""
 
+DECODER_SHARE = 2
+"""What a VAE's decoder leaves over what its encoder left, rounded up: three residual blocks a level instead of two."""
+
 
 class Way(ABC):
     """How the models of one run are called.
@@ -104,8 +107,10 @@ class Recording(Way):
         yield replace(schedule, kept=self.kept)
 
     def engaged(self, stage: str, model: nn.Module) -> AbstractContextManager[object]:
-        calls = self.calls if stage in DENOISING else 1
-        return record(model, self.caches.setdefault(stage, HeldCache(calls)), moments=self.moments)
+        denoising = stage in DENOISING
+        later = DECODER_SHARE * self.caches["encoder"].nbytes if denoising and "encoder" in self.caches else 0
+        cache = self.caches.setdefault(stage, HeldCache(self.calls if denoising else 1, later))
+        return record(model, cache, moments=self.moments)
 
 
 class Mending(Way):

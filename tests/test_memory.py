@@ -14,16 +14,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from sparsedit.cache.models import recordable
+from sparsedit.cache.size import SizeEstimate
+from sparsedit.editor import SparseEditor
 from sparsedit.errors import CacheError
 from sparsedit.measure import memory as module
 from sparsedit.measure.memory import give_back, memory_left, memory_limit, undisturbed
+from sparsedit.models.loading import load_pipeline
+from sparsedit.models.presets import PRESETS
+from sparsedit.models.random import random_pipeline
 from sparsedit.sparse import ActivationCache, record
+from sparsedit.ways import DECODER_SHARE
 from tests.engine import model_of
 from tests.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 MB = 1 << 20
+PICTURE = Image.new("RGB", (64, 64), "green")
 
 
 @pytest.fixture
@@ -117,6 +126,46 @@ def test_the_last_step_needs_no_room_for_another(monkeypatch: pytest.MonkeyPatch
     assert len(cache) == 1
 
 
+def test_what_is_recorded_afterwards_is_looked_at_until_the_last_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sparsedit.cache import held
+
+    model, inputs = model_of("sdxl"), FAMILIES["sdxl"].inputs(2, (8, 8), 5)
+    cache = held.HeldCache(3, later=1000)
+    with torch.no_grad(), record(model, cache):
+        model(**inputs)
+        step = cache.steps[0].nbytes
+        monkeypatch.setattr(held, "memory_left", lambda: step + 1000)
+        model(**inputs)  # one to come, and the decoder
+        monkeypatch.setattr(held, "memory_left", lambda: 999)
+        with pytest.raises(CacheError, match=r"a step, 0 are to come, about .* for the decoder, and .* are left"):
+            model(**inputs)
+    assert not cache.steps
+
+
+def test_a_recording_stops_before_a_decoder_that_memory_has_no_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sparsedit.cache import held
+
+    editor = SparseEditor(load_pipeline("demo"))
+    recorded = editor.record_request(editor.request(PICTURE, prompt="a meadow", steps=2, strength=1.0))
+    sizes = {stage: cache.nbytes for stage, cache in recorded.caches.items()}
+    assert sizes["encoder"] < sizes["decoder"] <= DECODER_SHARE * sizes["encoder"]
+    later = DECODER_SHARE * sizes["encoder"]
+    monkeypatch.setattr(held, "memory_left", lambda: sizes["unet"] // 2 + later)
+    editor.record_request(recorded.request)
+    monkeypatch.setattr(held, "memory_left", lambda: later - 1)
+    with pytest.raises(CacheError, match="for the decoder"):
+        editor.record_request(recorded.request)
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sd15"])
+def test_a_decoder_leaves_at_most_twice_what_its_encoder_left(name: str) -> None:
+    editor = SparseEditor(random_pipeline(PRESETS[name], torch.float32, device="meta"))
+    request = editor.request(PICTURE, prompt="a meadow", steps=2, strength=1.0)
+    steps = SizeEstimate(recordable(editor.stages, None, request, None), *PICTURE.size, moments=True).steps
+    encoder, decoder = (steps[stage][0].nbytes for stage in ("encoder", "decoder"))
+    assert encoder < decoder <= DECODER_SHARE * encoder
+
+
 @pytest.fixture
 def limited() -> Iterator[Path]:
     """The file that a process writes its number to, to be held to 6 GB by this machine's real groups."""
@@ -159,7 +208,7 @@ def test_under_a_real_limit_a_recording_without_room_is_a_record_and_the_run_end
     assert done.returncode == 1, done.stderr
     [record] = map(json.loads, (tmp_path / "run" / "records.jsonl").read_text().splitlines())
     assert record["status"] == "failed"
-    assert "are to come, and" in record["reason"]
+    assert "are to come" in record["reason"]
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["memory_limit_bytes"] == 6 << 30
 
