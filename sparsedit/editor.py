@@ -143,7 +143,8 @@ class SparseEditor(DenseEditor):
     def advance(self, edit: Edit) -> Result:
         """`apply`, and let what came of it be the original of the next edit: its picture, its prompt, its activations.
 
-        The recording is changed in memory, where one that lies on the disk is brought first; files stay as they are. An
+        Strokes denoise the place of the edit before again along with their own, so that it answers them. The recording
+        is changed in memory, where one that lies on the disk is brought first; files stay as they are. An
         edit so large that it runs densely is recorded densely too. Group norms keep the first original's statistics,
         or with norm "updated" follow every edit. Raises SettingsError for a recording cut down to a halo, CacheError
         for one that memory has no room for. An edit that fails leaves the recording as it was, or refused from then on.
