@@ -14,9 +14,10 @@ from torch import Tensor
 from sparsedit.cache.shelf import Keeping
 from sparsedit.control import control_map
 from sparsedit.errors import SettingsError
-from sparsedit.plan import DENOISING, Plan, Request, stage_sites
+from sparsedit.plan import DENOISING, Plan, Request
 from sparsedit.results import Result
 from sparsedit.settings import MaskPolicy
+from sparsedit.sparse import SitePyramid
 
 
 def following(request: Request, result: Result) -> Request:
@@ -36,8 +37,8 @@ def answering(request: Request, plan: Plan, latest: Tensor | None, policy: MaskP
     """
     if latest is None or request.task != "sdedit":
         return plan
-    sites = stage_sites(request.frame.pad_mask(plan.hole | latest), policy)
-    return replace(plan, stage_sites={**plan.stage_sites, **{stage: sites[stage] for stage in DENOISING}})
+    sites = SitePyramid.from_mask(request.frame.pad_mask(plan.hole | latest), level_dilation=policy.level_dilation)
+    return replace(plan, stage_sites={**plan.stage_sites, **dict.fromkeys(DENOISING, sites)})
 
 
 def check_keepable(keeping: Keeping) -> None:
