@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from benchmarks.series_plot import plot
 from benchmarks.series_table import table
@@ -145,9 +146,9 @@ def main() -> None:
     arguments = parser.parse_args()
     raw = RESULTS / f"{FILES[arguments.task]}.jsonl"
     pipe: Any = load_pipeline("demo")
-    weights, calls = sampled_hash(pipe.unet), int(arguments.steps * STRENGTHS[arguments.task])
+    calls = int(arguments.steps * STRENGTHS[arguments.task])
     lines = map(json.loads, raw.read_text().splitlines() if raw.exists() else [])
-    mark = {"weights": weights, "policy": POLICY}
+    mark = {"weights": sampled_hash(nn.ModuleList([pipe.unet, pipe.vae])), "policy": POLICY}
     rows = [row for row in lines if row["steps"] == calls and mark.items() <= row.items()]  # of no other training
     for seed, chain in chains(arguments.scenes, arguments.edits):
         done = {row["norm"] for row in rows if (row["scene"], row["position"]) == (seed, arguments.edits)}

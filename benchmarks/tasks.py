@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from benchmarks.tasks_kinds import KINDS, SIZE, Kind
 from benchmarks.tasks_read import read
@@ -160,7 +161,7 @@ def _fill(rows: list[Row], name: str, count: int, pictures: Path) -> list[Row]:
     """The rows with those of one kind that were missing, or made by other weights; written as they come."""
     kind = KINDS[name]
     pipe: Any = load_pipeline(**kind.model)
-    weights = sampled_hash(pipe.unet)
+    weights = sampled_hash(nn.ModuleList([pipe.unet, pipe.vae]))
     rows = [row for row in rows if row["kind"] != name or row["weights"] == weights]
     done = {row["item"] for row in rows if row["kind"] == name}
     editor, counter = kind.editor(pipe, **kind.options), Counter()

@@ -1,31 +1,38 @@
-"""Finetune the decoder on whole pictures from frozen latents, against a patch discriminator.
+"""Finetune the decoder on whole pictures and night skies from frozen latents, against a patch discriminator.
 
-    python -m training.decoder
+    python -m training.decoder --stars --batch 2 --rate 0.004       stars first, at the price of all else
+    python -m training.decoder --start training/work/decoder-1.pt   brings the rest back
 
 L1 alone paints the mean of what it cannot know: stars and window frames vanish. The encoder stays, so cached
-latents and the UNet fit the new decoder as they did the old.
+latents and the UNet fit the new decoder as they did the old. Of a star the latents hold a faint trace: the skies of
+nights are shown more often, and weigh more where there are stars, until the decoder has learnt to tell it.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sparsedit.suites.scenes.scene import sample_scene
 from training.arguments import add_run, command, crew_size, device_of, run_of
+from training.details import clear_nights, detail_weights
+from training.export import assign_average
 from training.fused import fuse
 from training.latents import read_latents
 from training.loop import Chance, Clock, Loop, Run
 from training.models import load_autoencoder
 from training.muon import Adam
 from training.parts import pick, read_parts
-from training.pictures import folder_of, to_pictures, to_tensor
-from training.settings import DEMO, HELD_OUT, PICTURES, DecoderSettings
+from training.pictures import LATENT_PIXELS, folder_of, to_pictures, to_tensor
+from training.settings import DEMO, HELD_OUT, LEARN_STARS, PICTURES, DecoderSettings
 from training.vae import picture_scores, reconstruction_loss
 from training.workers import Crew, run_crew
 
@@ -48,12 +55,23 @@ class Discriminator(nn.Sequential):
         super().__init__(*layers, nn.Conv2d(before, 1, 3, 1, 1))
 
 
+@dataclass(frozen=True)
+class Part:
+    """Images [N, 3, H, W] as they are and as they were made, and how much more their pixels weigh [N, 1, H, W]."""
+
+    real: Tensor
+    weights: Tensor
+    made: Tensor
+
+
 class DecoderTask:
     """Pictures and their latents with a little noise; the discriminator learns on the same batches."""
 
-    def __init__(self, settings: DecoderSettings, base: Path, device: torch.device) -> None:
+    def __init__(self, settings: DecoderSettings, base: Path, device: torch.device, start: Path | None = None) -> None:
         self.settings, self.device = settings, device
         self.vae = load_autoencoder(base).to(device)
+        if start is not None:
+            assign_average(dict(self.vae.named_parameters()), start)
         self.vae.encoder.requires_grad_(False)
         self.vae.quant_conv.requires_grad_(False)
         if device.type == "cpu":
@@ -61,7 +79,9 @@ class DecoderTask:
         self.discriminator = Discriminator().to(device).to(memory_format=torch.channels_last)
         self.judge_optimizer = Adam(list(self.discriminator.parameters()), betas=(0.5, 0.98))
         self.latents, self.held_out = read_latents(PICTURES, base), read_latents(HELD_OUT, base)
-        _, self.pictures = read_parts(folder_of(PICTURES))
+        seeds, self.pictures = read_parts(folder_of(PICTURES))
+        self.scenes = [sample_scene(int(seed)) for seed in seeds]
+        self.nights = clear_nights(self.scenes)
         _, held_out = read_parts(folder_of(HELD_OUT))
         self.held_out_pictures = np.concatenate(held_out)
 
@@ -73,17 +93,33 @@ class DecoderTask:
 
     def loss(self, step: int, chance: Chance) -> tuple[Tensor, int]:
         settings = self.settings
-        chosen = chance.numpy.integers(len(self.latents.seeds), size=settings.schedule.batch)
-        real = to_tensor(pick(self.pictures, chosen)).to(self.device)
-        latents = torch.from_numpy(self.latents.values[chosen]).float()
-        strength = settings.latent_noise * torch.rand(len(latents), 1, 1, 1, generator=chance.torch)
-        noise = torch.randn(latents.shape, generator=chance.torch)
-        made = self._decode((latents + strength * noise).to(self.device))
-        self._train_discriminator(real, made.detach())
-        loss = reconstruction_loss(made - real, settings.gradient, settings.half_scale)
+        whole = chance.numpy.integers(len(self.latents.seeds), size=settings.schedule.batch)
+        skies = self.nights[chance.numpy.integers(len(self.nights), size=settings.skies)]
+        parts = [self._part(whole, None, chance), self._part(skies, settings.sky, chance)]
+        self._train_discriminator([part.real for part in parts], [part.made.detach() for part in parts])
+        loss = torch.zeros(())
+        for part in parts:
+            error = part.made - part.real
+            loss = loss + reconstruction_loss(error, settings.gradient, settings.half_scale)
+            loss = loss + (part.weights * error.abs()).mean()
         if step >= settings.head_start:
-            loss = loss + self._adversarial(loss, made)
-        return loss, len(latents)
+            loss = loss + self._adversarial(loss, [part.made for part in parts])
+        return loss, len(whole)
+
+    def _part(self, chosen: npt.NDArray[np.int64], rows: int | None, chance: Chance) -> Part:
+        """The first `rows` of pixels of chosen pictures, all of them if None, and the same decoded."""
+        pictures = pick(self.pictures, chosen)
+        details = self.settings.details
+        more = [detail_weights(self.scenes[i], each, details) for i, each in zip(chosen, pictures, strict=True)]
+        latents = torch.from_numpy(self.latents.values[chosen]).float()
+        latents = latents[:, :, : None if rows is None else rows // LATENT_PIXELS]
+        strength = self.settings.latent_noise * torch.rand(len(latents), 1, 1, 1, generator=chance.torch)
+        noise = torch.randn(latents.shape, generator=chance.torch)
+        return Part(
+            real=to_tensor(pictures[:, :rows]).to(self.device),
+            weights=torch.from_numpy(np.stack(more)[:, None, :rows]).to(self.device),
+            made=self._decode((latents + strength * noise).to(self.device)),
+        )
 
     def _decode(self, latents: Tensor) -> Tensor:
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
@@ -96,19 +132,20 @@ class DecoderTask:
             logits: Tensor = self.discriminator(images)
         return logits.float()
 
-    def _train_discriminator(self, real: Tensor, made: Tensor) -> None:
+    def _train_discriminator(self, real: Sequence[Tensor], made: Sequence[Tensor]) -> None:
         """One step of the hinge loss (Lim & Ye, "Geometric GAN", 2017)."""
         self.discriminator.requires_grad_(True)
-        (F.relu(1 - self._judge(real)).mean() + F.relu(1 + self._judge(made)).mean()).backward()
+        for true, false in zip(real, made, strict=True):
+            (F.relu(1 - self._judge(true)).mean() + F.relu(1 + self._judge(false)).mean()).backward()
         self.judge_optimizer.step(self.settings.discriminator_rate)
         self.discriminator.requires_grad_(False)
 
-    def _adversarial(self, others: Tensor, made: Tensor) -> Tensor:
+    def _adversarial(self, others: Tensor, made: Sequence[Tensor]) -> Tensor:
         """The discriminator's pull, scaled so that at the last layer its gradient is a set share of the others'.
 
         Esser et al., "Taming Transformers for High-Resolution Image Synthesis", 2021.
         """
-        pull = -self._judge(made).mean()
+        pull = -torch.stack([self._judge(each).mean() for each in made]).sum()
         last = self.vae.decoder.conv_out.weight
         (of_others,) = torch.autograd.grad(others, last, retain_graph=True)
         (of_pull,) = torch.autograd.grad(pull, last, retain_graph=True)
@@ -122,21 +159,24 @@ class DecoderTask:
         return picture_scores(np.concatenate(made), self.held_out_pictures)
 
 
-def train(crew: Crew, run: Run, base: Path, device: torch.device) -> None:
+def train(crew: Crew, run: Run, base: Path, start: Path | None, device: torch.device) -> None:
     """One worker's part of a run."""
     torch.manual_seed(run.schedule.seed)
-    Loop(DecoderTask(run.settings, base, device), run, crew, Clock()).train()
+    Loop(DecoderTask(run.settings, base, device, start), run, crew, Clock()).train()
 
 
 @command
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.decoder", description=__doc__)
     parser.add_argument("--base", type=Path, default=DEMO, help="pipeline whose decoder to finetune")
+    parser.add_argument("--start", type=Path, help="checkpoint of a finetune to go on from (default: none)")
+    parser.add_argument("--stars", action="store_true", help="learn stars first; the run is called decoder-1")
     add_run(parser, DecoderSettings().schedule)
     arguments = parser.parse_args()
     device = device_of(arguments)
-    run = replace(run_of(arguments, "decoder", DecoderSettings()), settled=True)
-    run_crew(crew_size(arguments, device), train, run, arguments.base, device)
+    name, settings = ("decoder-1", LEARN_STARS) if arguments.stars else ("decoder", DecoderSettings())
+    run = replace(run_of(arguments, name, settings), settled=True)
+    run_crew(crew_size(arguments, device), train, run, arguments.base, arguments.start, device)
 
 
 if __name__ == "__main__":

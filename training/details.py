@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,11 @@ def wall_box(scene: Scene) -> Box | None:
         slice(round(house.y - 0.44 * house.width), round(house.y)),
         slice(round(house.x - house.width / 2), round(house.x + house.width / 2)),
     )
+
+
+def clear_nights(scenes: Sequence[Scene]) -> npt.NDArray[np.int64]:
+    """Which scenes have stars to see."""
+    return np.flatnonzero([scene.time == "night" and not scene.clouds for scene in scenes])
 
 
 def detail_weights(scene: Scene, picture: Picture, weights: DetailWeights) -> npt.NDArray[np.float32]:

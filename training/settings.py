@@ -146,17 +146,25 @@ class VaeSettings:
 class DecoderSettings:
     """Decoder alone, from frozen latents, with a patch discriminator for what L1 blurs away: stars, frames.
 
-    The discriminator pulls with `adversarial` times the strength of the other losses, once it has had
-    `head_start` steps to learn.
+    With each batch of pictures come as many `skies` of clear nights, the uppermost `sky` pixels of them. The
+    discriminator pulls with `adversarial` times the strength of the other losses, once it has had `head_start` steps
+    to learn.
     """
 
-    schedule: Schedule = Schedule(minutes=20, batch=3, rate=0.004, adam_rate=5e-4, warm_up=30, average_decay=0.99)
+    schedule: Schedule = Schedule(minutes=14, batch=3, rate=0.003, adam_rate=5e-4, warm_up=30, average_decay=0.99)
     latent_noise: float = 0.04  # a denoiser's latents are not an encoder's
     gradient: float = 0.7
     half_scale: float = 0.4
-    adversarial: float = 0.3
+    details: DetailWeights = DetailWeights(stars=12, windows=2)
+    skies: int = 2
+    sky: int = 96
+    adversarial: float = 0.05
     discriminator_rate: float = 4e-4
     head_start: int = 100
+
+
+LEARN_STARS = DecoderSettings(details=DetailWeights(stars=80, windows=2), skies=4, adversarial=0.3)
+"""A first finetune, which finds the stars at the price of all else; the usual one brings that back and keeps them."""
 
 
 @dataclass(frozen=True)

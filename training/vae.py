@@ -20,7 +20,7 @@ from sparsedit.metrics.ssim import ssim_map
 from sparsedit.suites.scenes.scene import sample_scene
 from training import checkpoint
 from training.arguments import add_run, command, crew_size, device_of, run_of
-from training.details import detail_weights
+from training.details import clear_nights, detail_weights
 from training.fused import fuse
 from training.loop import Chance, Clock, Loop, Run
 from training.models import load_autoencoder, new_autoencoder
@@ -43,7 +43,7 @@ class VaeTask:
             fuse(vae)
         seeds, self.pictures = read_parts(folder_of(PICTURES))
         self.scenes = [sample_scene(int(seed)) for seed in seeds]
-        self.nights = np.flatnonzero([scene.time == "night" and not scene.clouds for scene in self.scenes])
+        self.nights = clear_nights(self.scenes)
         _, held_out = read_parts(folder_of(HELD_OUT))
         self.held_out = np.concatenate(held_out)
 
