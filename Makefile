@@ -132,7 +132,7 @@ train-demo: $(STAMP) ## train the demo model from nothing (hours; every step can
 	$(BIN)/python -m training.latents --model $(TRAINED)
 	$(BIN)/python -m training.unet --base $(TRAINED)
 	$(BIN)/python -m training.decoder --base $(TRAINED) --stars --batch 2 --rate 0.004
-	$(BIN)/python -m training.decoder --base $(TRAINED) --start training/work/decoder-1.pt
+	$(BIN)/python -m training.decoder --base $(TRAINED) --start training/work/decoder-stars.pt
 	$(BIN)/python -m training.export --base $(TRAINED) --unet training/work/unet.pt --decoder training/work/decoder.pt
 	$(BIN)/python -m training.tiny
 	$(BIN)/python -m training.edges

@@ -23,9 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from sparsedit.cache.fingerprint import sampled_hash
+from benchmarks.weights import weights_of
 from sparsedit.calibration import TABLE
 from sparsedit.editor import SparseEditor
 from sparsedit.files import write_atomic
@@ -81,7 +79,7 @@ def missing(rows: list[Row], scene: str, steps: int, counts: list[int]) -> list[
 
 def measure(editor: SparseEditor, item: DemoItem, steps: int, counts: list[int]) -> Iterator[Row]:
     """One row per number of dense steps and way."""
-    weights = sampled_hash(nn.ModuleList([editor.stages.unet, editor.stages.vae]))
+    weights = weights_of(editor.stages)
     pictures = item.pictures()
     assert pictures.painted is not None  # the suite draws strokes for every edit
     prompt = item.target_prompt
@@ -139,7 +137,7 @@ def main() -> None:
     arguments = parser.parse_args()
     editor = SparseEditor(load_pipeline("demo"), policy=POLICIES[arguments.policy], break_even=1.0)
     raw = raw_of(arguments.policy)
-    rows = still_true(raw, sampled_hash(nn.ModuleList([editor.stages.unet, editor.stages.vae])))
+    rows = still_true(raw, weights_of(editor.stages))
     for item in scenes(arguments.scenes):
         for steps in arguments.steps:
             if not (counts := missing(rows, item.id, effective_steps(steps, STRENGTH), arguments.dense)):

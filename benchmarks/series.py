@@ -25,11 +25,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
 from benchmarks.series_plot import plot
 from benchmarks.series_table import table
-from sparsedit.cache.fingerprint import sampled_hash
+from benchmarks.weights import weights_of
 from sparsedit.editor import SparseEditor
 from sparsedit.files import write_atomic
 from sparsedit.metrics.fidelity import fidelity
@@ -148,7 +147,7 @@ def main() -> None:
     pipe: Any = load_pipeline("demo")
     calls = int(arguments.steps * STRENGTHS[arguments.task])
     lines = map(json.loads, raw.read_text().splitlines() if raw.exists() else [])
-    mark = {"weights": sampled_hash(nn.ModuleList([pipe.unet, pipe.vae])), "policy": POLICY}
+    mark = {"weights": weights_of(pipe), "policy": POLICY}
     rows = [row for row in lines if row["steps"] == calls and mark.items() <= row.items()]  # of no other training
     for seed, chain in chains(arguments.scenes, arguments.edits):
         done = {row["norm"] for row in rows if (row["scene"], row["position"]) == (seed, arguments.edits)}

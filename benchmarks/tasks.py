@@ -25,12 +25,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
 from benchmarks.tasks_kinds import KINDS, SIZE, Kind
 from benchmarks.tasks_read import read
 from benchmarks.tasks_table import table
-from sparsedit.cache.fingerprint import sampled_hash
+from benchmarks.weights import weights_of
 from sparsedit.editor import SparseEditor
 from sparsedit.engines.costs import Counter
 from sparsedit.engines.entries import Done, stage_entries
@@ -161,7 +160,7 @@ def _fill(rows: list[Row], name: str, count: int, pictures: Path) -> list[Row]:
     """The rows with those of one kind that were missing, or made by other weights; written as they come."""
     kind = KINDS[name]
     pipe: Any = load_pipeline(**kind.model)
-    weights = sampled_hash(nn.ModuleList([pipe.unet, pipe.vae]))
+    weights = weights_of(pipe)
     rows = [row for row in rows if row["kind"] != name or row["weights"] == weights]
     done = {row["item"] for row in rows if row["kind"] == name}
     editor, counter = kind.editor(pipe, **kind.options), Counter()

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from itertools import count
 
 import numpy as np
 import pytest
 import torch
 
-from training import checkpoint, decoder, latents, pictures
+from tests.picture_sets import small_sets
+from training import checkpoint, decoder, pictures
 from training.details import detail_weights
 from training.loop import Chance, Clock, Loop, Run
 from training.models import load_autoencoder
-from training.parts import make_parts
-from training.settings import DEMO, DecoderSettings, DetailWeights, PictureSet, Schedule
+from training.settings import DEMO, DecoderSettings, DetailWeights, Schedule
 from training.workers import Crew
 
 SCHEDULE = Schedule(minutes=0.1, batch=1, rate=0.004, adam_rate=5e-4, warm_up=2, meet_every=2, validate_seconds=1e9)
@@ -25,16 +24,7 @@ SETTINGS = DecoderSettings(schedule=SCHEDULE, skies=2, head_start=1)
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     """A folder with a few pictures, some of them clear nights, and their latents."""
-    folder = tmp_path_factory.mktemp("work")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "WORK", folder)
-        patch.setattr(latents, "WORK", folder)
-        patch.setattr(decoder, "PICTURES", PictureSet("some", 12, 300_000))
-        patch.setattr(decoder, "HELD_OUT", PictureSet("others", 1, 6_000_000))
-        for some in (decoder.PICTURES, decoder.HELD_OUT):
-            render = partial(pictures.render_all, some.width)
-            make_parts(pictures.folder_of(some), pictures.scene_seeds(some), {}, render, 1)
-            latents.make_latents(some, DEMO, 1)
+    with small_sets(decoder, tmp_path_factory.mktemp("work"), 12, 1) as folder:
         yield folder
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from itertools import count
 
 import numpy as np
@@ -13,12 +12,12 @@ from diffusers import AutoencoderTiny, StableDiffusionXLImg2ImgPipeline
 from PIL import Image
 
 from sparsedit.models.loading import load_pipeline
+from tests.picture_sets import small_sets
 from training import checkpoint, latents, pictures, tiny
 from training.export import export_model
 from training.loop import Chance, Clock, Loop, Run
 from training.models import load_autoencoder
-from training.parts import make_parts
-from training.settings import DEMO, PictureSet, Schedule, TinySettings
+from training.settings import DEMO, Schedule, TinySettings
 from training.workers import Crew
 
 SCHEDULE = Schedule(minutes=0.5, batch=2, rate=0.02, adam_rate=2e-3, warm_up=2, meet_every=4, validate_seconds=1e9)
@@ -28,16 +27,7 @@ SETTINGS = TinySettings(schedule=SCHEDULE, width=16, encoder_blocks=(0, 1, 1, 1)
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     """A folder with a few pictures and their latents, which the training reads."""
-    folder = tmp_path_factory.mktemp("work")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "WORK", folder)
-        patch.setattr(latents, "WORK", folder)
-        patch.setattr(tiny, "PICTURES", PictureSet("some", 3, 300_000))
-        patch.setattr(tiny, "HELD_OUT", PictureSet("others", 2, 6_000_000))
-        for some in (tiny.PICTURES, tiny.HELD_OUT):
-            render = partial(pictures.render_all, some.width)
-            make_parts(pictures.folder_of(some), pictures.scene_seeds(some), {}, render, 1)
-            latents.make_latents(some, DEMO, 1)
+    with small_sets(tiny, tmp_path_factory.mktemp("work"), 3, 2) as folder:
         yield folder
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from tests.picture_sets import small_sets
 from training import pictures, vae
 from training.details import detail_weights
 from training.loop import Chance
 from training.models import load_autoencoder, new_autoencoder
-from training.parts import make_parts
-from training.settings import DEMO, DetailWeights, PictureSet, Schedule, VaeSettings
+from training.settings import DEMO, DetailWeights, Schedule, VaeSettings
 
 SCHEDULE = Schedule(minutes=0.5, batch=4, rate=0.02, adam_rate=2e-3)
 SETTINGS = VaeSettings(schedule=SCHEDULE, crop=64)
@@ -24,13 +23,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module", autouse=True)
 def _pictures(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "WORK", tmp_path_factory.mktemp("work"))
-        patch.setattr(vae, "PICTURES", PictureSet("some", 24, 300_000))
-        patch.setattr(vae, "HELD_OUT", PictureSet("others", 2, 6_000_000))
-        for some in (vae.PICTURES, vae.HELD_OUT):
-            render = partial(pictures.render_all, some.width)
-            make_parts(pictures.folder_of(some), pictures.scene_seeds(some), {}, render, 1)
+    with small_sets(vae, tmp_path_factory.mktemp("work"), 24, 2, encoded=False):
         yield
 
 

@@ -1,7 +1,7 @@
 """Finetune the decoder on whole pictures and night skies from frozen latents, against a patch discriminator.
 
-    python -m training.decoder --stars --batch 2 --rate 0.004       stars first, at the price of all else
-    python -m training.decoder --start training/work/decoder-1.pt   brings the rest back
+    python -m training.decoder --stars --batch 2 --rate 0.004           stars first, at the price of all else
+    python -m training.decoder --start training/work/decoder-stars.pt   brings the rest back
 
 L1 alone paints the mean of what it cannot know: stars and window frames vanish. The encoder stays, so cached
 latents and the UNet fit the new decoder as they did the old. Of a star the latents hold a faint trace: the skies of
@@ -170,11 +170,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.decoder", description=__doc__)
     parser.add_argument("--base", type=Path, default=DEMO, help="pipeline whose decoder to finetune")
     parser.add_argument("--start", type=Path, help="checkpoint of a finetune to go on from (default: none)")
-    parser.add_argument("--stars", action="store_true", help="learn stars first; the run is called decoder-1")
+    parser.add_argument("--stars", action="store_true", help="learn stars first; the run is called decoder-stars")
     add_run(parser, DecoderSettings().schedule)
     arguments = parser.parse_args()
     device = device_of(arguments)
-    name, settings = ("decoder-1", LEARN_STARS) if arguments.stars else ("decoder", DecoderSettings())
+    name, settings = ("decoder-stars", LEARN_STARS) if arguments.stars else ("decoder", DecoderSettings())
     run = replace(run_of(arguments, name, settings), settled=True)
     run_crew(crew_size(arguments, device), train, run, arguments.base, arguments.start, device)
 
