@@ -3,11 +3,11 @@
     python -m benchmarks.tasks                  adds edits to the rows in results/tasks.jsonl and prints the table
     python -m benchmarks.tasks --read           lets the attribute probe read the pictures made so far, and no more
 
-`prompt` is every kind of edit the suite has, of pictures made from noise; `first` the same with masks found in the
-first steps instead of a preview, `late` with a preview of four steps instead of three, `wide` with masks that reach one
-latent further, `words` with masks from attention, `photo` of rendered pictures, which are inverted. Whether a picture
-shows what was asked for is read off it by the probe of `training/` (`python -m training.pictures`, then
-`training.probe` make it), whose own errors are counted on the rendered scenes.
+`prompt` is every kind of edit the suite has, of pictures made from noise, `prompt-50` the same in 50 steps instead of
+20; `first` with masks found in the first steps and no step left out, `words` with masks from attention, `photo` of
+rendered pictures, which are inverted. Beside each stands a dense edit of so few steps that it costs what the sparse one
+does in multiply-adds. Whether a picture shows what was asked for is read off it by the probe of `training/`
+(`python -m training.pictures`, then `training.probe` make it), whose own errors are counted on the rendered scenes.
 `control` shows a ControlNet the edges of the edited scene in place of the original's, `control-4` and `control-1` a
 few-step model's. `pan` and `rotate` move the canvas, `chain` and `turning` by four small motions upon each other.
 
@@ -37,6 +37,7 @@ from sparsedit.files import write_atomic
 from sparsedit.images import save_image, to_image
 from sparsedit.metrics.fidelity import fidelity
 from sparsedit.models.loading import load_pipeline
+from sparsedit.plan import Edit
 from sparsedit.suites.demo import DemoItem, demo_item
 
 RAW = Path(__file__).parent / "results" / "tasks.jsonl"
@@ -79,10 +80,27 @@ def measure(
         facts |= {"way": result.way, "reason": result.reason, "steps": request.schedule.calls}
         facts |= {
             "dense_calls": result.dense_calls,
-            "preview_calls": result.preview_calls,
+            "left_out_calls": result.left_out_calls,
             "mask_ratio": float(result.plan.hole.float().mean()),
         }
-        yield facts | _scores(item, done) | _costs(counter, editor, done)
+        facts |= _scores(item, done) | _costs(counter, editor, done)
+        if whole.request.task == "prompt":
+            facts |= _fewer(editor, kind, item, done, facts, pictures / name / item.id / str(position))
+        yield facts
+
+
+def _fewer(editor: SparseEditor, kind: Kind, item: DemoItem, done: Done, facts: Row, folder: Path) -> Row:
+    """A dense edit of as many steps as the sparse one's multiply-adds pay for, beside the dense one; saved, too."""
+    assert done.dense is not None
+    request = done.request
+    calls = max(1, round(facts["share"] * request.schedule.calls))
+    settings = kind.settings | {"steps": round(calls / kind.settings["strength"])}
+    original, size = (None, SIZE) if kind.generated else (item.pictures().original, None)
+    short = editor.request(original, size=size, prompt=request.prompt, seed=request.seed, **settings)
+    fewer = editor.dense(short, Edit(prompt=done.result.plan.prompt))
+    save_image(fewer.image, folder / "fewer.png")
+    inside = fidelity(fewer.image, done.dense.image, {"inside": done.result.plan.changed.numpy()})["inside"]
+    return {"fewer_steps": short.schedule.calls, "fewer_inside_psnr": inside["psnr"] if inside else None}
 
 
 def _scores(item: DemoItem, done: Done) -> Row:

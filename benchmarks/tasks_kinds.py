@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from sparsedit.editor import SparseEditor
 from sparsedit.moving import MovingEditor
 from sparsedit.plan import Edit
 from sparsedit.prompting import PromptEditor
-from sparsedit.settings import POLICIES
 from sparsedit.suites.demo import DemoItem
 
 SIZE = (256, 256)
@@ -64,7 +63,6 @@ class Kind:
 
 
 _PROMPT: dict[str, Any] = {"task": "prompt", "steps": 20, "strength": 1.0, "guidance": 4.0}
-_WIDE: dict[str, Any] = {"policy": replace(POLICIES["tight"], grow=13)}  # one latent cell more
 _CONTROL: dict[str, Any] = {"task": "control", "steps": 20, "strength": 1.0, "guidance": 4.0, "control_scale": 1.0}
 _CANVAS: dict[str, Any] = {"steps": 20, "strength": 1.0, "guidance": 3.0}
 _CANNY = {"name": "demo", "controlnet": "canny"}
@@ -72,9 +70,8 @@ _FEW = {"name": "demo-turbo", "controlnet": "canny"}
 
 KINDS = {
     "prompt": Kind(PromptEditor, _words, _PROMPT, generated=True),
-    "wide": Kind(PromptEditor, _words, _PROMPT, options=_WIDE, generated=True),
+    "prompt-50": Kind(PromptEditor, _words, _PROMPT | {"steps": 50}, generated=True),
     "first": Kind(PromptEditor, _words, _PROMPT, options={"mask_from": "latents"}, generated=True),
-    "late": Kind(PromptEditor, _words, _PROMPT, options={"capture_steps": 4}, generated=True),
     "words": Kind(PromptEditor, _words, _PROMPT, options={"mask_from": "attention"}, generated=True),
     "photo": Kind(PromptEditor, _words, _PROMPT | {"strength": 0.7}, {"name": "demo", "scheduler": "ddim"}),
     "control": Kind(SparseEditor, _lines, _CONTROL, _CANNY, lines=True),

@@ -38,6 +38,7 @@ CHANGED = {
     "add_sun": "sun or moon",
 }
 """The attribute that a kind of edit changes; what else changes with it is not asked for in every wording."""
+PICTURES = ("original", "sparse", "dense", "fewer")
 
 Row = dict[str, Any]
 
@@ -55,7 +56,7 @@ def read(row: Row, pictures: Path) -> Row:
     place, options = list(ATTRIBUTES).index(name), ATTRIBUTES[name]
     truth = item.pictures().truth
     assert truth is not None  # the suite renders the edited scene of every edit
-    shown = {who: load_image(folder / f"{who}.png") for who in ("original", "sparse", "dense")} | {"rendered": truth}
+    shown = {who: load_image(folder / f"{who}.png") for who in PICTURES} | {"rendered": truth}
     values = probe.read(to_tensor(np.stack([_array(picture) for picture in shown.values()])))[:, place]
     found = {f"read_{who}": options[int(value)] for who, value in zip(shown, values, strict=True)}
     wanted = {"attribute": name, "wanted": attributes(item.edit.target)[name]}

@@ -27,9 +27,9 @@ def table(rows: list[Row]) -> str:
 COSTS = (
     "edits", "sparse", "mask, median", "UNet MACs", "all MACs, mean", "median", "of sparse ones",
     "time, median", "of sparse ones", "inside, mean dB", "median", "30 dB and more", "outside equal",
-    "outside, dense, dB",
+    "outside, dense, dB", "inside, fewer dense steps, dB",
 )  # fmt: skip
-SUCCESS = ("edits", "before", "sparse", "dense", "difference", "agree", "probe on rendered")
+SUCCESS = ("edits", "before", "sparse", "dense", "difference", "fewer dense steps", "agree", "probe on rendered")
 
 
 def _costs(rows: list[Row]) -> list[str]:
@@ -51,6 +51,7 @@ def _costs(rows: list[Row]) -> list[str]:
         f"{sum(psnr >= 30 for psnr in inside)} of {len(inside)}",
         f"{sum(row['outside_equal'] for row in thin)} of {len(thin)}",
         _mean(outside, "{:.1f}"),
+        _mean([row["fewer_inside_psnr"] for row in thin if row.get("fewer_inside_psnr") is not None], "{:.1f}"),
     ]
 
 
@@ -62,7 +63,7 @@ def _times(rows: list[Row]) -> list[float]:
 def _success(rows: list[Row]) -> list[str]:
     shown = {
         who: [row[f"read_{who}"] == row["wanted"] for row in rows]
-        for who in ("original", "sparse", "dense", "rendered")
+        for who in ("original", "sparse", "dense", "fewer", "rendered")
     }
     rates = {who: statistics.fmean(values) for who, values in shown.items()}
     agree = statistics.fmean(a == b for a, b in zip(shown["sparse"], shown["dense"], strict=True))
@@ -70,6 +71,7 @@ def _success(rows: list[Row]) -> list[str]:
         str(len(rows)),
         *(_percent(rates[who]) for who in ("original", "sparse", "dense")),
         f"{100 * (rates['sparse'] - rates['dense']):+.1f}",
+        _percent(rates["fewer"]),
         _percent(agree),
         _percent(rates["rendered"]),
     ]

@@ -20,13 +20,11 @@ from sparsedit.errors import SettingsError
 from sparsedit.measure.clock import Clock
 from sparsedit.plan import Edit, Plan, Request, plan_edit
 from sparsedit.results import Recorded, Result
-from sparsedit.skipping import can_skip, check_skippable
 from sparsedit.sparse import InterpolatedCache
 from sparsedit.sparse.cache import Renewable
-from sparsedit.tasks.preview import Preview, make_preview
-from sparsedit.tasks.prompt import ALL_OVER, Guide, Keeping, Switching, beyond, distance, mask_of
+from sparsedit.tasks.prompt import ALL_OVER, Guide, Keeping, Switching
 from sparsedit.tasks.word_maps import WordMaps, new_tokens
-from sparsedit.tasks.words import capture_steps, check_preview, check_words, preview_steps
+from sparsedit.tasks.words import Shares, check_words, first_steps, spread_steps, spreads
 from sparsedit.tracing import TracedEditor
 from sparsedit.trajectory import Trajectory
 from sparsedit.ways import Dense
@@ -38,11 +36,11 @@ NOWHERE = "differs nowhere from the original's; it is returned"
 class PromptEditor(TracedEditor):
     """A `TracedEditor` for task prompt: an original is recorded, edits change its words.
 
-    `mask_from` says what finds an edit's mask: a "preview", which tells of its surroundings, too; or its first steps,
-    by their "latents" or "attention". If None a preview does where one can be made, of a recording of every step by a
-    scheduler whose steps can be skipped, else latents. `capture_steps` dense steps are made for that (as many as
-    `tasks/words.py` says, if None), `last_dense` at the edit's end are dense again. Where latents differ outside of
-    their mask by `all_over` of what they differ by inside, or more, the edit runs densely.
+    `mask_from` says what finds an edit's mask: dense steps "spread" over more than half of the schedule, others being
+    left out; or its first steps, by their "latents" or "attention", none being left out. If None steps are spread where
+    every step was recorded and there are a few of them, else latents. `capture_steps` dense steps are made for that (as
+    many as `tasks/words.py` says, if None), `last_dense` at the edit's end are dense again. Where latents differ
+    outside of their mask by `all_over` of what they differ by inside, or more, the edit runs densely.
     """
 
     def __init__(
@@ -57,7 +55,7 @@ class PromptEditor(TracedEditor):
         self.all_over = ALL_OVER if all_over is None else all_over
 
     def _edited(self, edit: Edit, *, keep: bool) -> Result:
-        """Change the recorded original's words; without a mask a preview finds one, or the first steps.
+        """Change the recorded original's words; without a mask dense steps find one.
 
         Raises SettingsError where the words are the same, or no step would be left to be thin.
         """
@@ -67,89 +65,41 @@ class PromptEditor(TracedEditor):
         assert recorded.trajectory is not None  # as `record_request` and `_keep` leave it
         request, prompt = recorded.request, edit.prompt or ""
         check_words(request.prompt, prompt)
-        if edit.mask is None and self._source(recorded) == "preview":
-            return self._previewed(recorded, prompt, keep=keep)
-        steps = capture_steps(self.capture_steps, self.last_dense, request.schedule.calls)
-        if recorded.kept is not None:  # a mask is found where the original's latents are its own
-            steps = min(steps, sum(step == place for place, step in enumerate(recorded.kept)))
+        shares = self._shares(recorded)
         plan = None if edit.mask is None else plan_edit(request, edit, self.policy)
+        if plan is not None:
+            shares = shares.masked()
         if plan is not None and plan.sites.empty:
             return self._untouched(plan, request)
         if plan is not None and (reason := self._too_large(plan)):
             return self._dense_edit(recorded, plan, recorded.picture, reason, keep=keep)
         clock = Clock(self.stages.device)
         self._time_text(clock, request, prompt)
-        way = self._switching(recorded, clock, self._every_step(recorded), keep=keep)
+        way = self._switching(recorded, clock, shares, keep=keep)
         words = self._words(request, prompt) if plan is None and self.mask_from == "attention" else None
-        planner, known = self._planner(request, prompt), recorded.trajectory
-        guide = Guide(way, known, steps, self.last_dense, planner, plan, words, self.all_over)
+        guide = Guide(way, recorded.trajectory, self._planner(request, prompt, shares), plan, words, self.all_over)
         with words.watching(self.stages.unet) if words else nullcontext():
-            return self._guided(recorded, guide, prompt, None)
+            return self._guided(recorded, guide, prompt)
 
-    def preview_calls(self, edit: Edit) -> int:
-        """How many dense steps are still to be made before an edit of what was recorded, to find its mask."""
-        recorded = self._whole_recording()
-        if edit.mask is not None or self._source(recorded) != "preview":
-            return 0
-        kept = preview_steps(self.capture_steps, self.last_dense, recorded.request.schedule.calls)
-        return len(kept) * (1 if recorded.preview else 2)
-
-    @property
-    def _sought(self) -> str:
-        """What the first steps are searched for a mask, where they are."""
-        return "attention" if self.mask_from == "attention" else "latents"
-
-    def _source(self, recorded: Recorded) -> str:
-        """What finds a mask that is not given. Raises SettingsError for a preview that cannot be made."""
-        scheduler = self.stages.pipe.scheduler
-        if self.mask_from != "preview":
-            possible = recorded.kept is None and can_skip(scheduler)
-            return self.mask_from or ("preview" if possible else "latents")
-        check_skippable(scheduler)
-        check_preview(of_few=recorded.kept is not None)
-        return self.mask_from
-
-    def _previewed(self, recorded: Recorded, prompt: str, *, keep: bool) -> Result:
-        """An edit whose mask, and how its surroundings answer, a preview tells."""
-        request, clock = recorded.request, Clock(self.stages.device)
+    def _shares(self, recorded: Recorded) -> Shares:
+        """Which steps of an edit without a mask are dense, thin and left out."""
         assert recorded.trajectory is not None  # as `record_request` and `_keep` leave it
-        calls = 0
-        if recorded.preview is None:  # of a recording that an edit left, it is made for this edit alone
-            mine = clock if recorded.clock.total == 0 else recorded.clock
-            recorded.preview = self._preview(mine, recorded, request.prompt)
-            calls = len(recorded.preview.kept) if mine is clock else 0
-        self._time_text(clock, request, prompt)
-        preview = self._preview(clock, recorded, prompt)
-        calls += len(preview.kept)
-        with clock.stage("masking"):
-            apart = distance(preview.latents, recorded.preview.latents)
-            mask = mask_of([apart])
-            plan = self._plan(request, mask, prompt, "preview")
-            everywhere = beyond(apart, mask.to(apart.device)) >= self.all_over
-        if reason := CHANGES_ALL if everywhere else self._too_large(plan):
-            result = self._dense_edit(recorded, plan, recorded.picture, reason, keep=keep)
-        elif plan.sites.empty:
-            result = replace(self._untouched(plan, request), reason=f"a preview of the new words {NOWHERE}")
-        else:
-            caches: dict[str, Renewable] = {**recorded.caches}
-            timesteps = self.stages.timesteps(request.schedule)
-            with clock.stage("comparing"):
-                caches["unet"] = preview.changed(recorded.caches["unet"], recorded.preview, timesteps)
-            way = self._switching(recorded, Clock(self.stages.device), caches, keep=keep)
-            planner = self._planner(request, prompt)
-            guide = Guide(way, recorded.trajectory, 0, self.last_dense, planner, plan, None, self.all_over)
-            result = self._guided(recorded, guide, prompt, preview)
-        return replace(result, clock=result.clock.after(clock), preview_calls=calls)
+        calls, kept = len(recorded.trajectory.latents) - 1, recorded.kept
+        if spreads(self.mask_from, calls, of_few=kept is not None):
+            return spread_steps(self.capture_steps, self.last_dense, calls)
+        shares = first_steps(self.capture_steps, self.last_dense, calls)
+        if kept is None:
+            return shares
+        own = sum(step == place for place, step in enumerate(kept))  # whose latents are the original's own
+        return first_steps(min(shares.found, own), self.last_dense, calls)
 
-    def _preview(self, clock: Clock, recorded: Recorded, prompt: str) -> Preview:
-        request, trajectory = recorded.request, recorded.trajectory
-        assert trajectory is not None  # as `record_request` and `_keep` leave it
-        kept = preview_steps(self.capture_steps, self.last_dense, request.schedule.calls)
-        return make_preview(
-            self.stages, clock, request, prompt, trajectory.latents[0], kept, moments=self.moments, on_step=self.on_step
-        )
+    def _source(self, shares: Shares) -> str:
+        """What the dense steps are searched for a mask."""
+        if self.mask_from == "attention":
+            return "attention"
+        return "spread" if shares.leave_out else "latents"
 
-    def _guided(self, recorded: Recorded, guide: Guide, prompt: str, preview: Preview | None) -> Result:
+    def _guided(self, recorded: Recorded, guide: Guide, prompt: str) -> Result:
         """What a run makes that is led from step to step; in a series the next edit starts from it."""
         trajectory, way = guide.trajectory, guide.way
         passed = Trajectory(trajectory.latents[:1], trajectory.corrections)
@@ -158,14 +108,13 @@ class PromptEditor(TracedEditor):
         )
         result = self._made(recorded, guide, prompt, generated, latents)
         if isinstance(way, Keeping) and result.way != "none":
-            self._keep(recorded, way, result, passed, preview)
+            self._keep(recorded, way, result, passed)
         return result
 
-    def _switching(self, recorded: Recorded, clock: Clock, caches: Mapping[str, Renewable], *, keep: bool) -> Switching:
+    def _switching(self, recorded: Recorded, clock: Clock, shares: Shares, *, keep: bool) -> Switching:
         if not keep:
-            return Switching(clock, caches, self.packed)
-        end = recorded.request.schedule.calls - self.last_dense
-        return Keeping(clock, caches, self.packed, whole=recorded.caches, end=end, moments=self.moments)
+            return Switching(clock, self._every_step(recorded), self.packed, shares)
+        return Keeping(clock, recorded.caches, self.packed, shares, whole=recorded.caches, moments=self.moments)
 
     def _every_step(self, recorded: Recorded) -> Mapping[str, Renewable]:
         """The caches of a recording, as if every step had been recorded."""
@@ -174,24 +123,22 @@ class PromptEditor(TracedEditor):
         timesteps = self.stages.timesteps(recorded.request.schedule)
         return recorded.caches | {"unet": InterpolatedCache(recorded.caches["unet"], timesteps, recorded.kept)}
 
-    def _keep(
-        self, recorded: Recorded, way: Keeping, result: Result, passed: Trajectory, preview: Preview | None
-    ) -> None:
-        """Let the next edit start from this one's result, its run, its words and their preview."""
-        self.past = replace(recorded, caches={}, preview=None)
+    def _keep(self, recorded: Recorded, way: Keeping, result: Result, passed: Trajectory) -> None:
+        """Let the next edit start from this one's result, its run and its words."""
+        self.past = replace(recorded, caches={})
         recorded.renewing = True
         with way.clock.stage("writing"):
             way.write()
         request = replace(recorded.request, original=result.picture, prompt=result.plan.prompt)
         clock = Clock(self.stages.device)
-        self.recorded = Recorded(request, result.picture, clock, recorded.caches, trajectory=passed, preview=preview)
+        self.recorded = Recorded(request, result.picture, clock, recorded.caches, trajectory=passed)
 
     def _dense_edit(self, recorded: Recorded, plan: Plan, base: Tensor, reason: str, *, keep: bool) -> Result:
         """An edit so large that it runs densely; one that is kept is recorded anew."""
         result = self._dense(recorded.request, plan, base, reason)
         if not keep:
             return result
-        past = replace(recorded, caches={}, preview=None)
+        past = replace(recorded, caches={})
         anew = self.record_request(replace(recorded.request, original=result.picture, prompt=plan.prompt))
         anew.picture, self.past = result.picture, past
         anew.request = replace(anew.request, original=result.picture)
@@ -211,38 +158,45 @@ class PromptEditor(TracedEditor):
 
     def _made(self, recorded: Recorded, guide: Guide, prompt: str, generated: Tensor, latents: Tensor) -> Result:
         """The result of a run, however it went."""
-        request, way = recorded.request, guide.way
-        dense_calls = guide.capturing + self.last_dense
+        request, way, shares = recorded.request, guide.way, guide.way.shares
         if guide.plan is not None:
             if guide.plan.sites.empty:
                 untouched = self._untouched(guide.plan, request)
-                return replace(untouched, reason=f"the start of a run of the new words {NOWHERE}", clock=way.clock)
+                return replace(untouched, reason=f"the run of the new words {NOWHERE}", clock=way.clock)
             notes = "; ".join(way.notes) or None
             result = self._result(guide.plan, recorded.picture, generated, latents, "warm", notes, way.clock)
-            return replace(result, dense_calls=dense_calls)
+            dense_calls, left_out = len(shares.dense) + self.last_dense, shares.calls - len(shares.made)
+            return replace(result, dense_calls=dense_calls, left_out_calls=left_out)
         assert guide.mask is not None  # without a plan from the start the steps have looked for one
-        plan = self._plan(request, guide.mask, prompt, self._sought)
+        plan = self._plan(request, guide.mask, prompt, self._source(shares))
         why = CHANGES_ALL if guide.stayed else self._too_large(plan)
         reason = "; ".join(filter(None, (why, *way.notes)))
-        return self._result(plan, recorded.picture, generated, latents, "dense", reason, way.clock)
+        result = self._result(plan, recorded.picture, generated, latents, "dense", reason, way.clock)
+        return replace(result, left_out_calls=shares.calls - len(shares.made))
 
     def _words(self, request: Request, prompt: str) -> WordMaps:
         tokenizer = self.stages.pipe.tokenizer or self.stages.pipe.tokenizer_2
         size = self.stages.latent_size(*request.original.shape[-2:])
         return WordMaps(new_tokens(tokenizer, request.prompt, prompt), size)
 
-    def _planner(self, request: Request, prompt: str) -> Callable[[Tensor], Plan | None]:
+    def _planner(self, request: Request, prompt: str, shares: Shares) -> Callable[[Tensor], Plan | None]:
         def planned(mask: Tensor) -> Plan | None:
-            plan = self._plan(request, mask, prompt, self._sought)
+            plan = self._plan(request, mask, prompt, self._source(shares))
             return None if self._too_large(plan) else plan
 
         return planned
 
     def _plan(self, request: Request, mask: Tensor, prompt: str, source: str) -> Plan:
-        """The plan of a mask of latent cells (bool [h, w]) that was found; as for a difference, it may grow."""
-        scale = self.stages.scale
+        """The plan of a mask of latent cells (bool [h, w]) that was found; as for a difference, it may grow.
+
+        Where steps are left out most of what is inside was made beside other surroundings than the original's, so the
+        mask grows by one cell more, over all of which both are blended.
+        """
+        scale, policy = self.stages.scale, self.policy
+        grow = policy.grow + scale if source == "spread" else policy.grow
+        width = grow if source == "spread" and policy.feather is None else policy.blend_width(drawn=False)
         pixels = mask.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
-        plan = plan_edit(request, Edit(mask=pixels, prompt=prompt), self.policy)
+        plan = plan_edit(request, Edit(mask=pixels, prompt=prompt), replace(policy, grow=grow, feather=width))
         return replace(plan, blend=plan.hole, mask_source=source, hint=None)
 
     def _dense(self, request: Request, plan: Plan, base: Tensor | None, reason: str | None) -> Result:

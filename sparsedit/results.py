@@ -18,7 +18,6 @@ from sparsedit.trajectory import Trajectory
 if TYPE_CHECKING:
     from sparsedit.cache.shelf import Shelf
     from sparsedit.tasks.canvas import Canvas
-    from sparsedit.tasks.preview import Preview
 
 
 @dataclass(frozen=True)
@@ -28,9 +27,9 @@ class Result:
     `picture` is the composited result [1, 3, H, W] in [-1, 1], `generated` the decoder's output before that,
     `mask` (bool [H, W]) where it may differ from the picture being edited. `way` is what really ran and `reason`
     why, where that is not what was asked for. `clock` holds the seconds of the edit's own stages; `dense_calls` of its
-    UNet calls were dense though others were thin, and `preview_calls` dense ones came before all of them. In a series
-    it may have taken two thin `passes`: one that makes the picture, and one that writes it into the recording. `image`
-    is the picture in 8 bits, the same object at every look.
+    UNet calls were dense though others were thin, and `left_out_calls` were not made but foretold. In a series it may
+    have taken two thin `passes`: one that makes the picture, and one that writes it into the recording. `image` is the
+    picture in 8 bits, the same object at every look.
     """
 
     picture: Tensor
@@ -42,7 +41,7 @@ class Result:
     plan: Plan
     clock: Clock
     dense_calls: int = 0
-    preview_calls: int = 0
+    left_out_calls: int = 0
     passes: int = 1
 
     @cached_property
@@ -55,8 +54,8 @@ class Recorded:
     """What a recording left: the request, the original's own picture, one cache per stage, and its seconds.
 
     `kept` are the steps that were recorded, where not all were; the others are interpolated. `shelf` is where it is
-    kept for later, and says whether it was taken from there. `trajectory`, `preview` and `canvas` are there for tasks
-    whose edits need them.
+    kept for later, and says whether it was taken from there. `trajectory` and `canvas` are there for tasks whose edits
+    need them.
     `latest` is the hole (bool [H, W]) of the edit that was written into the caches last. `renewing` is set while one
     is, and stays where that was interrupted.
     """
@@ -68,7 +67,6 @@ class Recorded:
     kept: tuple[int, ...] | None = None
     shelf: Shelf | None = None
     trajectory: Trajectory | None = None
-    preview: Preview | None = None
     canvas: Canvas | None = None
     latest: Tensor | None = None
     renewing: bool = False
@@ -80,5 +78,4 @@ class Recorded:
 
     @property
     def nbytes(self) -> int:
-        previewed = self.preview.cache.nbytes if self.preview else 0
-        return sum(cache.nbytes for cache in self.caches.values()) + previewed
+        return sum(cache.nbytes for cache in self.caches.values())

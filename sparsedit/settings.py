@@ -115,8 +115,9 @@ class Settings(BaseModel):
     ones; `fidelity` asks for a PSNR in dB against the dense edit instead, as does `coarse: auto`. Where no way is said,
     `coarse` means `way: cold` and `record_steps` `way: warm`.
     Task prompt: `size` is that of an original made from noise, `capture_steps` how many dense
-    steps find an edit's mask, `mask_from` whether these are a preview, spread over the schedule (where nothing is said
-    and one can be made), or the edit's first steps, `last_dense` how many at its end are dense again. Task control:
+    steps find an edit's mask, `mask_from` whether these are spread over the schedule, others being left out (where
+    nothing is said and every step was recorded), or the edit's first steps, none being left out, `last_dense` how many
+    at its end are dense again. Task control:
     `control_from` says whether the pictures are photos, whose edges are shown to the ControlNet, or what it is shown
     themselves.
     `cache` is a folder for recordings, `cache_budget` the most they may take in memory, `cache_precision` and
@@ -139,7 +140,7 @@ class Settings(BaseModel):
     size: Annotated[str, AfterValidator(_size)] | None = None
     capture_steps: Annotated[int, Field(ge=1)] | None = None
     last_dense: Annotated[int, Field(ge=0)] = 0
-    mask_from: Literal["preview", "latents", "attention"] | None = None
+    mask_from: Literal["spread", "latents", "attention"] | None = None
     control_from: Literal["photo", "map"] = "photo"
     norm: Literal["original", "updated"] = "original"
     dense: bool = True

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparsedit.errors import CacheError
-from sparsedit.sparse import ChangedCache, InterpolatedCache, renewing, sparse
+from sparsedit.sparse import ChangedCache, renewing, sparse
 from sparsedit.sparse.difference import difference
 from tests.engine import edited, model_of, outputs, recorded, same_bits, sites_of, size_of
 from tests.families import FAMILIES, Inputs
@@ -36,8 +35,8 @@ def run(name: str, seed: int, times: tuple[float, ...] = TIMES) -> list[Inputs]:
 def test_a_recording_that_nothing_differs_from_is_read_as_it_is(name: str) -> None:
     model = model_of(name)
     memory, _ = recorded(model, *run(name, 0))
-    few, _ = recorded(model, *run(name, 1, TIMES[::2]))
-    view = ChangedCache(memory, InterpolatedCache(difference(few, few), TIMES, [0, 2]))
+    other, _ = recorded(model, *run(name, 1))
+    view = ChangedCache(memory, difference(other.step(1), other.step(1)))
     sites, inputs = sites_of("block", size_of(name, "even")), run(name, 7)
     with sparse(model, memory, sites):
         plain = [model(**each) for each in inputs]
@@ -46,11 +45,11 @@ def test_a_recording_that_nothing_differs_from_is_read_as_it_is(name: str) -> No
 
 
 @pytest.mark.parametrize("name", TIMED)
-def test_a_difference_at_every_step_makes_it_the_other_recording(name: str) -> None:
+def test_a_difference_makes_its_step_that_of_the_other_recording(name: str) -> None:
     """The sites are read beside what the other run left, as if that had been recorded."""
     model = model_of(name)
-    memory, other = (recorded(model, *run(name, seed))[0] for seed in (0, 1))
-    view = ChangedCache(memory, difference(other, memory))
+    memory, other = (recorded(model, *run(name, seed, TIMES[:1]))[0] for seed in (0, 1))
+    view = ChangedCache(memory, difference(other.step(0), memory.step(0)))
     sites = sites_of("block", size_of(name, "even"))
     rows = sites.level(size_of(name, "even")).index
     inputs = inputs_at(name, TIMES[0], 1)
@@ -63,19 +62,17 @@ def test_a_difference_at_every_step_makes_it_the_other_recording(name: str) -> N
             assert not torch.allclose(a, c, atol=1e-4)
 
 
-def test_between_steps_it_is_the_recording_and_the_interpolated_difference() -> None:
+def test_at_other_steps_it_is_the_recording_and_the_same_difference() -> None:
     name = TIMED[0]
     model = model_of(name)
-    memory, _ = recorded(model, *run(name, 0))
-    few, own = (recorded(model, *run(name, seed, TIMES[::2]))[0] for seed in (1, 2))
-    step = ChangedCache(memory, InterpolatedCache(difference(few, own), TIMES, [0, 2])).step(1)
+    memory, other = (recorded(model, *run(name, seed))[0] for seed in (0, 1))
+    step = ChangedCache(memory, difference(other.step(0), memory.step(0))).step(2)
     found = 0
     for leaf, memories in step.leaves.items():
-        parts = (memory.step(1), few.step(0), few.step(1), own.step(0), own.step(1))
+        parts = (memory.step(2), other.step(0), memory.step(0))
         columns = zip(memories.values, *(part.leaves[leaf].values for part in parts), strict=True)
-        for value, whole, few_first, few_last, own_first, own_last in columns:
-            change = (few_first + few_last - own_first - own_last) / 2
-            assert torch.allclose(value, whole + change, atol=1e-4), leaf
+        for value, whole, new, own in columns:
+            assert torch.allclose(value, whole + new - own, atol=1e-4), leaf
             found += 1
     assert found > 5
 
@@ -84,8 +81,8 @@ def test_what_is_written_goes_to_the_recording() -> None:
     name = TIMED[0]
     model, sites = model_of(name), sites_of("block", size_of(name, "even"))
     memory, other = (recorded(model, *run(name, seed, TIMES[:1]))[0] for seed in (0, 1))
-    change = difference(other, memory)
-    before = [value.clone() for leaf in change.step(0).leaves.values() for value in leaf.values]
+    change = difference(other.step(0), memory.step(0))
+    before = [value.clone() for leaf in change.leaves.values() for value in leaf.values]
     result = edited(model, ChangedCache(memory, change), sites, inputs_at(name, TIMES[0], 1))
     with renewing(model, ChangedCache(memory, change), sites) as renewal:
         model(**inputs_at(name, TIMES[0], 1))
@@ -93,12 +90,5 @@ def test_what_is_written_goes_to_the_recording() -> None:
     index = sites.level(size_of(name, "even")).index
     for written, wanted in zip(memory.step(0).outputs, outputs(result), strict=True):
         assert torch.equal(written.flatten(2)[..., index], wanted.flatten(2)[..., index])
-    after = [value for leaf in change.step(0).leaves.values() for value in leaf.values]
+    after = [value for leaf in change.leaves.values() for value in leaf.values]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-
-
-def test_recordings_of_other_lengths_are_refused() -> None:
-    name = TIMED[0]
-    few, many = (recorded(model_of(name), *run(name, 0, TIMES[:count]))[0] for count in (1, 2))
-    with pytest.raises(CacheError, match="record both again"):
-        difference(many, few)

@@ -15,7 +15,7 @@ from training.attributes import attributes
 ROW: dict[str, Any] = {
     "kind": "prompt", "edit": "add_house", "way": "warm", "mask_ratio": 0.1, "unet_share": 0.2, "share": 0.25,
     "inside_psnr": 31.0, "outside_equal": True, "background_dense": 20.0, "wanted": "red",
-    "sparse_s": 2.0, "dense_s": 4.0,
+    "sparse_s": 2.0, "dense_s": 4.0, "fewer_inside_psnr": 28.0, "read_fewer": "none",
     "read_original": "none", "read_sparse": "red", "read_dense": "red", "read_rendered": "red",
 }  # fmt: skip
 
@@ -50,5 +50,6 @@ def test_the_table_counts_dense_runs_in_the_means_and_says_how_often_both_show_i
     assert costs["prompt"][1:6] == ["3", "2", "10.0%", "0.467", "0.500"]
     assert costs["prompt"][8:10] == ["0.750", "0.625"]
     assert costs["prompt"][10:13] == ["30.0", "30.0", "1 of 2"]
+    assert costs["prompt"][-1] == "28.0"
     (success,) = (line.strip("| ").split(" | ") for line in lines if line.startswith("| add_house"))
-    assert success == ["add_house", "3", "0.0%", "66.7%", "100.0%", "-33.3", "66.7%", "100.0%"]
+    assert success == ["add_house", "3", "0.0%", "66.7%", "100.0%", "-33.3", "0.0%", "66.7%", "100.0%"]

@@ -66,8 +66,9 @@ def test_a_prompt_edit_of_a_made_original(here: Path) -> None:
     records, watch = run(here, case, tiny_sd15(), task="prompt", capture_steps=2, grow=0)
     assert watch.steps == watch.expected
     for record in records:
-        assert (record["status"], record["way"], record["mask_source"]) == ("ok", "warm", "preview"), record["reason"]
-        assert (record["size"], record["steps_run"], record["preview_calls"]) == ([96, 64], 5, 2)
+        assert (record["status"], record["way"], record["mask_source"]) == ("ok", "warm", "latents"), record["reason"]
+        assert (record["size"], record["steps_run"]) == ([96, 64], 5)
+        assert (record["dense_calls"], record["left_out_calls"]) == (2, 0)
         assert record["fidelity"]["outside_equal"]
         unet = record["stages"]["unet"]
         assert 2 / 5 < unet["sparse"]["macs"] / unet["dense"]["macs"] < 1
@@ -80,6 +81,21 @@ def test_a_prompt_edit_of_a_made_original(here: Path) -> None:
     assert (original[mask == 0] == sparse[mask == 0]).all()
 
 
+def test_steps_are_left_out_in_a_series_of_words(here: Path) -> None:
+    mask = np.zeros((64, 96), np.uint8)
+    mask[16:40, 40:64] = 255
+    Image.fromarray(mask).save(here / "mask.png")
+    variants = [{"id": words.replace(" ", "-"), "prompt": words, "mask": "mask.png"} for words in ("a house", "a tree")]
+    case = {"prompt": "a meadow", "size": "96x64", "variants": variants, "series": True}
+    records, watch = run(here, case, tiny_sd15(), task="prompt", grow=0, mask_from="spread")
+    assert watch.steps == watch.expected
+    for record in records:
+        assert (record["status"], record["way"], record["mask_source"]) == ("ok", "warm", "user"), record["reason"]
+        assert (record["steps_run"], record["dense_calls"], record["left_out_calls"]) == (5, 0, 2)
+        assert record["stages"]["unet"]["sparse"]["calls"] == 3
+        assert record["fidelity"]["outside_equal"]
+
+
 def test_a_prompt_edit_of_a_photo_is_inverted_by_ddim(here: Path) -> None:
     case = {"original": "photo.png", "prompt": "a meadow", "variants": [{"id": "house", "prompt": "a red house"}]}
     (record,), watch = run(here, case, tiny_sd15(), task="prompt", grow=0)
@@ -87,8 +103,8 @@ def test_a_prompt_edit_of_a_photo_is_inverted_by_ddim(here: Path) -> None:
     assert record["status"] == "ok", record["reason"]
     inversion = record["stages"]["inversion"]
     assert inversion["record"]["calls"] == inversion["dense"]["calls"] == 5
-    recorded = record["stages"]["unet"]["record"]  # its preview is one step more
-    assert 2 * inversion["record"]["macs"] * 6 / 5 == pytest.approx(recorded["macs"], rel=0.05)
+    recorded = record["stages"]["unet"]["record"]
+    assert 2 * inversion["record"]["macs"] == pytest.approx(recorded["macs"], rel=0.05)
     assert inversion["sparse"]["calls"] == 0
 
 
@@ -123,11 +139,8 @@ BAD = {
         (*WORDS, "--steps", "6", "--capture-steps", "4", "--last-dense", "2"),
         "leave none of 6",
     ),
-    "a preview upon a few steps": (
-        (*WORDS, "--mask-from", "preview", "--record-steps", "4"),
-        "leave out coarse, record",
-    ),
-    "a preview of a cold edit": ((*WORDS, "--mask-from", "preview", "--coarse", "4"), "leave out coarse, record"),
+    "steps left out upon a few": ((*WORDS, "--mask-from", "spread", "--record-steps", "4"), "leave out coarse, record"),
+    "steps left out of a cold edit": ((*WORDS, "--mask-from", "spread", "--coarse", "4"), "leave out coarse, record"),
     "nothing to edit": (("--prompt", "a meadow"), "name a picture or a manifest"),
     "an edited picture": (("photo.png", *WORDS, "--edited", "box.png"), "prompt takes no edited picture"),
     "a size for a photo": (("photo.png", *WORDS, "--size", "64x64"), "size is for an original that is made"),

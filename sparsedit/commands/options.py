@@ -94,7 +94,7 @@ MaskFrom = Annotated[
     str | None,
     typer.Option(
         "--mask-from",
-        metavar="preview|latents|attention",
+        metavar="spread|latents|attention",
         help="What says where new words take effect (prompt).",
         rich_help_panel=_MASK,
     ),

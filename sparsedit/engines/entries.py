@@ -90,7 +90,7 @@ def measurements(counter: Counter, editor: SparseEditor, judge: Judge, settings:
         "mask_source": result.plan.mask_source,
         "dense_steps": dense_steps(settings, done),
         "dense_calls": result.dense_calls,
-        "preview_calls": result.preview_calls,
+        "left_out_calls": result.left_out_calls,
         "edit_ratio": result.plan.edit_ratio,
         "control": control(done),
         "size": [request.original.shape[3], request.original.shape[2]],
@@ -108,11 +108,10 @@ def stage_entries(counter: Counter, editor: SparseEditor, done: Done) -> dict[st
     """By stage: `dense`, `record` and, for thin ways, `sparse`, all that the edit itself cost.
 
     A cold edit's `sparse` holds the coarse steps and the thin ones, and `coarse` the coarse ones alone; a prompt edit's
-    coarse steps are its original's. A preview belongs to what it was made for: its original's to the recording, where
-    `preview` holds it alone, too; the edit's own to the edit, `sparse` then being there however that went on.
+    coarse steps are its original's. One that ran densely and left steps out has a `sparse`, too.
     """
     request, whole, result = done.request, done.whole, done.result
-    alone = result.way == "dense" and not result.preview_calls
+    alone = result.way == "dense" and not result.left_out_calls
     dense_clock = done.dense.clock if done.dense else result.clock if alone else None
     every = counter.stages(editor, request)
     few = every
@@ -125,27 +124,21 @@ def stage_entries(counter: Counter, editor: SparseEditor, done: Done) -> dict[st
     for stage, counted in every.items():
         made = few[stage]
         recording = made.cost() + _between(done, stage, counted)
-        own = counted.over(len(whole.preview.kept) if whole.preview and stage == "unet" else 0)
         stages[stage] = {
             "dense": _entry(dense_clock, stage, counted.cost(), counted.calls),
-            "record": _entry(whole.clock, stage, recording + own.cost(), made.calls + own.calls),
+            "record": _entry(whole.clock, stage, recording, made.calls),
         }
-        if own.calls and (samples := whole.clock.samples.get(stage)):
-            stages[stage]["preview"] = stage_entry(own.cost().macs, own.cost().attention_macs, samples[-1:], own.calls)
         # Texts have no sites: they are encoded as ever.
         sites = result.plan.stage_sites.get(stage)
-        dense_calls = result.dense_calls if stage in DENOISING else 0
-        thin = counted.cost(sites, new_prompt=new_prompt, dense_calls=dense_calls)
-        preview = counted.over(result.preview_calls if stage == "unet" else 0)
+        dense_calls, left_out = (result.dense_calls, result.left_out_calls) if stage in DENOISING else (0, 0)
+        ours = counted.over(counted.calls - left_out) if left_out else counted
+        thin = ours.cost(sites, new_prompt=new_prompt, dense_calls=dense_calls)
         if stage in ran:
             stages[stage]["sparse"] = _entry(result.clock, stage, ran[stage].cost(), ran[stage].calls)
         elif result.way in ("warm", "alongside"):
-            calls = counted.calls * result.passes + preview.calls
-            stages[stage]["sparse"] = _entry(result.clock, stage, thin * result.passes + preview.cost(), calls)
-        elif result.preview_calls:
-            rest = counted if result.way == "dense" or stage == "text" else counted.over(0)
-            calls = rest.calls + preview.calls
-            stages[stage]["sparse"] = _entry(result.clock, stage, rest.cost() + preview.cost(), calls)
+            stages[stage]["sparse"] = _entry(result.clock, stage, thin * result.passes, ours.calls * result.passes)
+        elif result.way == "dense" and result.left_out_calls:
+            stages[stage]["sparse"] = _entry(result.clock, stage, ours.cost(), ours.calls)
         elif result.way == "cold" and stage in DENOISING:
             stages[stage]["sparse"] = _entry(result.clock, stage, recording + thin, made.calls + counted.calls)
             stages[stage]["coarse"] = _coarse(result.clock, stage, made.cost(), made.calls)
@@ -213,8 +206,7 @@ def fidelity(judge: Judge, done: Done, asked: str) -> Entry:
 
 def cache_bytes(whole: Recorded) -> int:
     """What the activations of a run took, at their largest."""
-    previewed = [whole.preview.cache] if whole.preview else []
-    return sum(max(cache.nbytes, cache.peak_bytes) for cache in (*whole.caches.values(), *previewed))
+    return sum(max(cache.nbytes, cache.peak_bytes) for cache in whole.caches.values())
 
 
 def _entry(clock: Clock | None, stage: str, cost: Cost, calls: int) -> Entry | None:

@@ -23,7 +23,7 @@ from sparsedit.engines.costs import Counter
 from sparsedit.engines.editors import Editors, request_of
 from sparsedit.engines.entries import Done, Head, head, measurements, nothing_measured
 from sparsedit.engines.exhaustion import FAILURES, free, reason_of
-from sparsedit.engines.steps import dense_runs, preview_calls
+from sparsedit.engines.steps import dense_runs
 from sparsedit.errors import InputError
 from sparsedit.frame import Frame
 from sparsedit.images import load_image, save_image, to_image
@@ -40,7 +40,7 @@ from sparsedit.settings import FOLLOWING
 from sparsedit.stages import Stages
 from sparsedit.tasks.pan import pan
 from sparsedit.tasks.rotate import turn
-from sparsedit.tasks.words import capture_steps, check_preview, check_words
+from sparsedit.tasks.words import capture_steps, check_words, spreads
 
 
 class Watch(Protocol):
@@ -81,8 +81,7 @@ def _check_task(job: Job, variant: Variant, words: str, size: tuple[int, int]) -
         case "prompt":
             check_words(words, variant.prompt)
             capture_steps(job.settings.capture_steps, job.settings.last_dense, job.settings.calls)
-            if job.settings.mask_from == "preview" and variant.mask is None:
-                check_preview(of_few=plan_dense_steps(job.settings) is not None)
+            spreads(job.settings.mask_from, job.settings.calls, of_few=plan_dense_steps(job.settings) is not None)
         case "pan":
             pan(variant.by, size[::-1])
         case "rotate":
@@ -206,7 +205,7 @@ class _Runner:
         self.watch.begin(f"{job.case.id}: {shelf}", inverted + (planned.count + between if planned else calls))
         whole = editor.record_request(request, shelf=shelf)
         for variant, edit in zip(job.variants, edits, strict=True):
-            self.watch.begin(f"{job.case.id}/{variant.id}: edit", calls * job.passes + preview_calls(editor, edit))
+            self.watch.begin(f"{job.case.id}/{variant.id}: edit", calls * job.passes)
             if job.case.series:  # of which the recording is another one afterwards
                 whole = editor.recorded or whole
                 yield whole, editor.advance(edit)

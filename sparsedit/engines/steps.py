@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sparsedit.calibration import plan_dense_steps
-from sparsedit.editor import SparseEditor
 from sparsedit.jobs import Job
-from sparsedit.plan import Edit
-from sparsedit.prompting import PromptEditor
-from sparsedit.tasks.words import preview_steps
 
 
 def total_steps(jobs: Sequence[Job]) -> int:
@@ -31,7 +27,7 @@ def _steps(job: Job) -> int:
         return calls + compared
     if job.settings.way == "cold":
         return (few + calls) * edits + compared
-    return few + _previews(job) + calls * edits * job.passes + compared
+    return few + calls * edits * job.passes + compared
 
 
 def dense_runs(job: Job) -> int:
@@ -39,22 +35,3 @@ def dense_runs(job: Job) -> int:
     if not job.inverted:
         return 1
     return 3 if plan_dense_steps(job.settings) else 2
-
-
-def preview_calls(editor: SparseEditor, edit: Edit) -> int:
-    """Of the previews that come before an edit, its original's too where that is still to be made."""
-    return editor.preview_calls(edit) if isinstance(editor, PromptEditor) else 0
-
-
-def _previews(job: Job) -> int:
-    """Of the previews that find the masks of edits by words: one of the original, and one of each."""
-    settings = job.settings
-    edits = sum(variant.mask is None for variant in job.variants)
-    if (
-        settings.task != "prompt"
-        or settings.mask_from not in (None, "preview")
-        or plan_dense_steps(settings)
-        or not edits
-    ):
-        return 0
-    return len(preview_steps(settings.capture_steps, settings.last_dense, settings.calls)) * (1 + edits)

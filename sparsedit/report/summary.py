@@ -124,11 +124,9 @@ def stage_seconds(record: Record, stage: str, kind: str) -> float | None:
 
 
 def stage_macs(record: Record, stage: str, kind: str) -> int | None:
-    """Multiply-adds of a stage; a dense pass that was not run counts what the recording of all its steps did, without
-    a preview that was made with it."""
+    """Multiply-adds of a stage; a dense pass that was not run counts what the recording of all its steps did."""
     if kind == "dense" and not _entry(record, stage, kind) and not record.get("dense_steps"):
-        made, preview = (_entry(record, stage, part).get("macs") or 0 for part in ("record", "preview"))
-        return made - preview or None
+        kind = "record"
     return _entry(record, stage, kind).get("macs") or None
 
 

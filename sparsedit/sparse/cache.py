@@ -8,7 +8,7 @@ tensors are held is a matter of `Memory` and its kin (`int8.py`, `halo.py`); whe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
@@ -166,32 +166,27 @@ class Renewable(Remembered, Protocol):
 
 
 @dataclass(frozen=True)
-class LaterSteps:
-    """A recording without its first steps: what an edit reads that begins, or turns thin, midway."""
+class SomeSteps:
+    """Some of the steps of a recording, by their `places`: what a run reads that makes no others."""
 
-    cache: Remembered
-    first: int
+    cache: Renewable
+    places: Sequence[int]
 
     @property
     def texts(self) -> TextMemory:
         return self.cache.texts
 
-    def step(self, number: int) -> Step:
-        return self.cache.step(self.first + number)
-
-
-@dataclass(frozen=True)
-class StepsBetween(LaterSteps):
-    """`count` steps of a recording from the first on, to be written to as well."""
-
-    cache: Renewable
-    count: int
-
     def __len__(self) -> int:
-        return self.count
+        return len(self.places)
+
+    def step(self, number: int) -> Step:
+        """The n-th of them; CacheError when the edit makes more calls than they are."""
+        if number >= len(self.places):
+            raise CacheError(f"call {number + 1} of a run that was to make {len(self.places)}")
+        return self.cache.step(self.places[number])
 
     def home(self, number: int) -> Step | None:
-        return self.cache.home(self.first + number)
+        return self.cache.home(self.places[number])
 
 
 class ActivationCache:

@@ -1,8 +1,8 @@
-"""A recording moved by what another run differs by: measured at a few steps, added to every one.
+"""A recording moved by what one call of another run differs by from the same call of its own.
 
-Two runs of the same few steps, of the recording's own inputs and of others, leave activations that are as coarse as
-each other. Their difference is not: what few steps get wrong, both get wrong alike. Interpolated and added to a
-recording of all steps, it makes of it what a recording of the other run would hold, as the edit's surroundings need it.
+What new words do to a picture all over they do at all steps much alike. So what a dense call under new words leaves,
+less what the original's left there, is added to what the original left later on: the surroundings of an edit's sites,
+as the new words would have them.
 """
 
 from __future__ import annotations
@@ -12,33 +12,30 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from sparsedit.errors import CacheError
-from sparsedit.sparse.cache import ActivationCache, Memory, Remembered, Renewable, Step, TextMemory
+from sparsedit.sparse.cache import Memory, Renewable, Step, TextMemory
 from sparsedit.sparse.interpolation import InterpolatedMemory
 from sparsedit.sparse.norm import follows
 
 
-def difference(cache: ActivationCache, other: ActivationCache) -> ActivationCache:
-    """What the steps of a recording differ by from those of another one of as many, every tensor of theirs.
-
-    Raises CacheError where they are not as many.
-    """
-    if len(cache) != len(other):
-        raise CacheError(f"{len(cache)} recorded steps cannot be compared with {len(other)}; record both again")
-    found = ActivationCache()
-    found.steps = [_difference(step, base) for step, base in zip(cache, other, strict=True)]
-    return found
+def difference(step: Step, other: Step) -> Step:
+    """What one call leaves less what another of the same model leaves, but for norms that follow an edit there."""
+    leaves = {
+        run: Memory(_less(step.leaves[run].values, memory.values), memory.size, memory.grid)
+        for run, memory in other.leaves.items()
+        if not follows(memory)
+    }
+    return replace(step, leaves=leaves, outputs=list(_less(step.outputs, other.outputs)))
 
 
 class ChangedCache:
-    """A view of a recording, every step of it with the same step of a `change` added; what is written to it goes to
-    the recording.
+    """A view of a recording with the same `change` added to the leaves of every step; what is written to it goes to the
+    recording.
 
     Norms that follow an edit are left as they are recorded: their moments are taken about their means and do not add,
     and what the edit does to them they see at its sites.
     """
 
-    def __init__(self, cache: Renewable, change: Remembered) -> None:
+    def __init__(self, cache: Renewable, change: Step) -> None:
         self.cache = cache
         self.change = change
 
@@ -54,29 +51,12 @@ class ChangedCache:
 
     def step(self, number: int) -> Step:
         """The n-th step; CacheError as the recording raises it."""
-        step, change = self.cache.step(number), self.change.step(number)
+        step = self.cache.step(number)
         leaves = {
-            run: memory if follows(memory) else _added(memory, change.leaves[run])
+            run: memory if follows(memory) else InterpolatedMemory((memory, self.change.leaves[run]), (1.0, 1.0))
             for run, memory in step.leaves.items()
         }
         return replace(step, leaves=leaves)
-
-
-def _added(memory: Memory, change: Memory) -> Memory:
-    parts = [(memory, 1.0)]
-    if isinstance(change, InterpolatedMemory):
-        parts += zip(change.memories, change.weights, strict=True)
-    else:
-        parts.append((change, 1.0))
-    return InterpolatedMemory(*zip(*parts, strict=True))
-
-
-def _difference(step: Step, other: Step) -> Step:
-    leaves = {
-        run: replace(memory, tensors=_less(memory.tensors, other.leaves[run].tensors))
-        for run, memory in step.leaves.items()
-    }
-    return replace(step, leaves=leaves, outputs=list(_less(step.outputs, other.outputs)))
 
 
 def _less(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> tuple[Tensor, ...]:

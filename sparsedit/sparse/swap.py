@@ -22,6 +22,7 @@ from sparsedit.sparse.batch import Grouping, RowPicker, interleave
 from sparsedit.sparse.blocks import Block, find_blocks
 from sparsedit.sparse.cache import ActivationCache, Remembered, Renewable, Step, TextMemory
 from sparsedit.sparse.fit import check_fit, check_timestep
+from sparsedit.sparse.foretelling import Foretelling, foretold
 from sparsedit.sparse.forward import Swapped, answering
 from sparsedit.sparse.graphs import ThinGraphs
 from sparsedit.sparse.leaves import Call, Leaf
@@ -41,18 +42,21 @@ _SWAPPING = Lock()
 
 
 @contextmanager
-def record(model: nn.Module, cache: ActivationCache, *, moments: bool = False) -> Iterator[ActivationCache]:
+def record(
+    model: nn.Module, cache: ActivationCache, *, moments: bool = False, foretelling: Foretelling | None = None
+) -> Iterator[ActivationCache]:
     """Run `model` densely and remember every call as one step of `cache`.
 
     `model` is any module whose first input is [B, C, H, W] and whose leaves are known: UNets, ControlNets, the
     encoder and decoder of a VAE. Outputs are those of the model untouched. What the cache held before is forgotten
     when the context is entered, not before the model was found fit. With `moments` the thin passes' group norms follow
-    what an edit does to a map's statistics; without, they keep the original's.
+    what an edit does to a map's statistics; without, they keep the original's. Of the calls that `foretelling` answers
+    nothing is remembered.
 
     Raises EngineError naming every leaf the engine does not know, or when the model is in such a context already.
     """
     surface = Surface(model, moments=moments)
-    with surface.swapped(surface.recorder(cache)):
+    with surface.swapped(foretold(foretelling, surface.recorder(cache))):
         cache.clear()
         yield cache
 
@@ -65,26 +69,33 @@ def sparse(
     *,
     packed: PackedWeights | None = None,
     graphs: ThinGraphs | None = None,
+    foretelling: Foretelling | None = None,
 ) -> Iterator[None]:
     """Run `model` on the active sites alone, with the n-th call reading the n-th step of `cache`.
 
     Inputs and outputs keep their full shapes; outside the active sites the output is bit for bit the remembered
     one. Prompts may differ from the recorded ones; size, batch and timesteps may not. `packed` holds weights re-ordered
     for the CPU from one context to the next, `graphs` CUDA graphs of thin calls, which are replayed where they fit.
+    Calls that `foretelling` answers are not run and read no step.
 
     Raises EngineError as `record` does and when a call does not fit its recorded step; CacheError when there are
     more calls than steps. Timesteps that live on a GPU are compared when the context is left: comparing them at once
     would make the processor wait at every call.
     """
     surface = Surface(model, packed, graphs=graphs)
-    with surface.swapped(surface.thinner(cache, sites)):
+    with surface.swapped(foretold(foretelling, surface.thinner(cache, sites))):
         yield
     surface.check_timesteps()
 
 
 @contextmanager
 def renewing(
-    model: nn.Module, cache: Renewable, sites: SitePyramid, *, packed: PackedWeights | None = None
+    model: nn.Module,
+    cache: Renewable,
+    sites: SitePyramid,
+    *,
+    packed: PackedWeights | None = None,
+    foretelling: Foretelling | None = None,
 ) -> Iterator[Renewal]:
     """As `sparse`, and hold what the thin pass makes anew; its `write()` then makes the recording that of the edit.
 
@@ -92,7 +103,7 @@ def renewing(
     """
     surface = Surface(model, packed)
     renewal = Renewal(cache, sites, surface.leaves, cache.texts.child())
-    with surface.swapped(surface.renewer(renewal)):
+    with surface.swapped(foretold(foretelling, surface.renewer(renewal))):
         yield renewal
     surface.check_timesteps()
 
