@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from sparsedit.errors import CacheError, EngineError
-from sparsedit.sparse import ActivationCache, record, renewing, sparse
+from sparsedit.sparse import ActivationCache, Foretelling, leaving_out, record, renewing, sparse
 from sparsedit.sparse.cache import SomeSteps
-from sparsedit.sparse.foretelling import Foretelling, leaving_out
 from tests.engine import model_of, outputs, recorded, same_bits, sites_of, size_of
 from tests.families import FAMILIES, Inputs
 

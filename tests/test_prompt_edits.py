@@ -314,6 +314,22 @@ def test_a_mask_is_the_scaled_sum_over_its_threshold() -> None:
     assert mask.sum() == 30
 
 
+def test_what_reaches_a_lower_threshold_counts_where_it_hangs_together_with_more() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.random((16, 24)) * 0.1
+    values[4:8, 4:8] = 1.0
+    values[8:10, 8] = values[3, 14:18] = 0.45  # below the threshold: one touches a corner, one nothing
+    values[12, 20] = 1.0  # a single cell, which the opening takes away, beside a weaker one
+    values[12, 21] = 0.45
+    threshold = threshold_otsu((values - values.min()) / np.ptp(values))
+    lowest = 0.4 / threshold
+    assert 0 < lowest < 1
+    maps = [torch.from_numpy(values)]
+    found = mask_of(maps, lowest).numpy()
+    assert found[8:10, 8].all()
+    assert found.sum() == mask_of(maps).sum() + 2 == 18
+
+
 def test_otsus_threshold_is_the_one_of_greatest_variance_between_classes() -> None:
     rng = np.random.default_rng(1)
     values = np.concatenate([rng.normal(0.2, 0.05, 300), rng.normal(0.8, 0.05, 84)]).clip(0, 1).reshape(16, 24)

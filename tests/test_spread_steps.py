@@ -18,9 +18,8 @@ from sparsedit.images import to_image, to_tensor
 from sparsedit.measure.macs import count_macs
 from sparsedit.plan import Edit
 from sparsedit.prompting import CHANGES_ALL, PromptEditor
-from sparsedit.sparse import dilate
-from sparsedit.sparse.foretelling import Foretelling, leaving_out
-from sparsedit.tasks.prompt import distance, mask_of
+from sparsedit.sparse import Foretelling, dilate, leaving_out
+from sparsedit.tasks.prompt import LOWEST, distance, mask_of
 from sparsedit.tasks.words import FEWEST, first_steps, spread_steps
 from tests.pipelines import ANCESTRAL, tiny_sd15, tiny_sdxl
 from tests.test_prompt_edits import NEW, POLICY, SIZE, photo, rectangle
@@ -73,7 +72,7 @@ def test_the_mask_is_where_the_run_has_come_apart_after_its_last_dense_step() ->
     scaled = editor.stages.pipe.scheduler.scale_model_input
     editor.stages.pipe.scheduler.set_timesteps(12)
     original = scaled(recorded.trajectory.latents[9], editor.stages.pipe.scheduler.timesteps[9])
-    pixels = mask_of([distance(passed[9][:1], original)]).repeat_interleave(8, 0).repeat_interleave(8, 1)
+    pixels = mask_of([distance(passed[9][:1], original)], LOWEST).repeat_interleave(8, 0).repeat_interleave(8, 1)
     assert 0 < pixels.sum() < pixels.numel()
     assert torch.equal(result.plan.changed, pixels)
     assert torch.equal(result.plan.hole, dilate(pixels, 8))  # one cell more than the policy's margin of none

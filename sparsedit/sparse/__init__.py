@@ -11,17 +11,19 @@ Knows torch and the leaves of diffusers' blocks; knows no pipeline, no scheduler
 
 from sparsedit.sparse.cache import ActivationCache
 from sparsedit.sparse.difference import ChangedCache
+from sparsedit.sparse.foretelling import Foretelling
 from sparsedit.sparse.graphs import ThinGraphs
 from sparsedit.sparse.interpolation import InterpolatedCache
 from sparsedit.sparse.mending import mending
 from sparsedit.sparse.moving import Motion, MovedCache, SettlingCache
 from sparsedit.sparse.packing import PackedWeights
 from sparsedit.sparse.sites import SitePyramid, dilate
-from sparsedit.sparse.swap import alongside, record, renewing, sparse
+from sparsedit.sparse.swap import alongside, leaving_out, record, renewing, sparse
 
 __all__ = [
     "ActivationCache",
     "ChangedCache",
+    "Foretelling",
     "InterpolatedCache",
     "Motion",
     "MovedCache",
@@ -31,6 +33,7 @@ __all__ = [
     "ThinGraphs",
     "alongside",
     "dilate",
+    "leaving_out",
     "mending",
     "record",
     "renewing",

@@ -8,16 +8,14 @@ changes nothing the answer is its original's, bit for bit.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparsedit.errors import EngineError
 from sparsedit.sparse.cache import Remembered
-from sparsedit.sparse.forward import Swapped, answering
 from sparsedit.sparse.rows import map_tensors, tensors_of
 
 
@@ -66,10 +64,3 @@ class Foretelling:
 def foretold(foretelling: Foretelling | None, edge: Callable[..., Any]) -> Callable[..., Any]:
     """An edge asked for every call, or for those that are made."""
     return edge if foretelling is None else foretelling.over(edge)
-
-
-@contextmanager
-def leaving_out(model: nn.Module, foretelling: Foretelling) -> Iterator[None]:
-    """Run `model` as it is, but for the calls that `foretelling` answers."""
-    with answering(model, Swapped(foretelling.over(model.forward))):
-        yield

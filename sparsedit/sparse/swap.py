@@ -1,7 +1,7 @@
 """One context manager per way of running a model; inside it the leaves are swapped, afterwards nothing is left.
 
 `record` runs the model densely and remembers, `sparse` runs it on active sites, `renewing` too and holds what it makes,
-`alongside` does the first two in one batch.
+`alongside` does the first two in one batch, and `leaving_out` runs it densely at some calls alone.
 The swap sets an instance attribute `forward` on the leaves, on blocks that run as one and on the model's edge and takes
 it away again: classes, parameters, hooks and attention processors are never touched.
 """
@@ -106,6 +106,14 @@ def renewing(
     with surface.swapped(foretold(foretelling, surface.renewer(renewal))):
         yield renewal
     surface.check_timesteps()
+
+
+@contextmanager
+def leaving_out(model: nn.Module, foretelling: Foretelling) -> Iterator[None]:
+    """Run `model` densely as it is, but for the calls that `foretelling` answers. Raises as `record`."""
+    surface = Surface(model)
+    with surface.swapped(foretelling.over(lambda *args, **kwargs: surface.dense(*args, **kwargs))):
+        yield
 
 
 @contextmanager
