@@ -113,7 +113,8 @@ class PromptEditor(TracedEditor):
 
     def _switching(self, recorded: Recorded, clock: Clock, shares: Shares, *, keep: bool) -> Switching:
         if not keep:
-            return Switching(clock, self._every_step(recorded), self.packed, shares)
+            guided = self.stages.guided(recorded.request.schedule)
+            return Switching(clock, self._every_step(recorded), self.packed, shares, guided=guided)
         return Keeping(clock, recorded.caches, self.packed, shares, whole=recorded.caches, moments=self.moments)
 
     def _every_step(self, recorded: Recorded) -> Mapping[str, Renewable]:
@@ -166,13 +167,13 @@ class PromptEditor(TracedEditor):
             notes = "; ".join(way.notes) or None
             result = self._result(guide.plan, recorded.picture, generated, latents, "warm", notes, way.clock)
             dense_calls, left_out = len(shares.dense) + self.last_dense, shares.calls - len(shares.made)
-            return replace(result, dense_calls=dense_calls, left_out_calls=left_out)
+            return replace(result, dense_calls=dense_calls, left_out_calls=left_out, lone_calls=way.lone_calls)
         assert guide.mask is not None  # without a plan from the start the steps have looked for one
         plan = self._plan(request, guide.mask, prompt, self._source(shares))
         why = CHANGES_ALL if guide.stayed else self._too_large(plan)
         reason = "; ".join(filter(None, (why, *way.notes)))
         result = self._result(plan, recorded.picture, generated, latents, "dense", reason, way.clock)
-        return replace(result, left_out_calls=shares.calls - len(shares.made))
+        return replace(result, left_out_calls=shares.calls - len(shares.made), lone_calls=way.lone_calls)
 
     def _words(self, request: Request, prompt: str) -> WordMaps:
         tokenizer = self.stages.pipe.tokenizer or self.stages.pipe.tokenizer_2

@@ -27,9 +27,10 @@ class Result:
     `picture` is the composited result [1, 3, H, W] in [-1, 1], `generated` the decoder's output before that,
     `mask` (bool [H, W]) where it may differ from the picture being edited. `way` is what really ran and `reason`
     why, where that is not what was asked for. `clock` holds the seconds of the edit's own stages; `dense_calls` of its
-    UNet calls were dense though others were thin, and `left_out_calls` were not made but foretold. In a series it may
-    have taken two thin `passes`: one that makes the picture, and one that writes it into the recording. `image` is the
-    picture in 8 bits, the same object at every look.
+    UNet calls were dense though others were thin, `left_out_calls` were not made but foretold, and `lone_calls` of the
+    dense ones made without the negative prompt's row, which was the original's. In a series it may have taken two thin
+    `passes`: one that makes the picture, and one that writes it into the recording. `image` is the picture in 8 bits,
+    the same object at every look.
     """
 
     picture: Tensor
@@ -42,6 +43,7 @@ class Result:
     clock: Clock
     dense_calls: int = 0
     left_out_calls: int = 0
+    lone_calls: int = 0
     passes: int = 1
 
     @cached_property

@@ -10,6 +10,7 @@ import torch
 from sparsedit.errors import CacheError, EngineError
 from sparsedit.sparse import ActivationCache, Foretelling, leaving_out, record, renewing, sparse
 from sparsedit.sparse.cache import SomeSteps
+from sparsedit.sparse.rows import map_tensors, tensors_of
 from tests.engine import model_of, outputs, recorded, same_bits, sites_of, size_of
 from tests.families import FAMILIES, Inputs
 
@@ -74,6 +75,27 @@ def test_where_nothing_changes_they_are_the_originals_bit_for_bit(name: str) -> 
     with leaving_out(model, Foretelling(memory, MADE)):
         same = [model(**each) for each in run(name, 0)]
     assert all(same_bits(ours, theirs) for ours, theirs in zip(same, originals, strict=True))
+
+
+@pytest.mark.parametrize("name", TIMED)
+def test_a_lone_first_call_is_made_of_its_second_row(name: str) -> None:
+    """Of rows whose first is the original's, and whose answer is that of both rows together."""
+    model = model_of(name)
+    memory, _ = recorded(model, *run(name, 0))
+    inputs = run(name, 1)
+    originals = iter([tensor for tensor in tensors_of(run(name, 0)[0]) if tensor.ndim])
+    inputs[0] = map_tensors(inputs[0], lambda own: torch.cat([next(originals)[:1], own[1:]]) if own.ndim else own)
+    expected = outputs(model(**inputs[0]))
+    rows: list[int] = []
+    hook = next(model.children()).register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    with leaving_out(model, Foretelling(memory, MADE), lone=True):
+        answered = [outputs(model(**each)) for each in inputs]
+    hook.remove()
+    assert rows[0] == 1
+    assert set(rows[1:]) == {2}
+    for ours, theirs, recorded_one in zip(answered[0], expected, memory.step(0).outputs, strict=True):
+        assert torch.equal(ours[:1], recorded_one[:1])
+        assert torch.allclose(ours, theirs, atol=1e-4)
 
 
 def test_a_recording_and_a_renewal_hold_what_was_made() -> None:

@@ -139,7 +139,8 @@ def test_words_upon_words_start_from_the_last_ones_result(pictured: bool, photo:
         assert (result.way, result.plan.mask_source, result.left_out_calls) == ("warm", "spread", 5)
         assert torch.equal(to_tensor(result.image)[..., ~result.mask], to_tensor(to_image(shown))[..., ~result.mask])
         if prompt == NEW:
-            assert torch.equal(result.picture, alone.picture)
+            # But for the rounding of a row by itself, which an inverted picture's steps make larger.
+            assert torch.allclose(result.picture, alone.picture, atol=1e-2 if pictured else 1e-4)
         shown = result.picture
     drawn = editor.edit(prompt=NEW, mask=rectangle(), keep=True)
     assert (drawn.way, drawn.left_out_calls) == ("warm", 5)
@@ -180,10 +181,12 @@ def test_an_edit_that_stays_dense_leaves_the_same_steps_out(why: str, keep: bool
     result = editor.edit(prompt=NEW, keep=keep)
     assert (result.way, result.left_out_calls) == ("dense", 6)
     assert why in (result.reason or "")
-    assert torch.equal(result.picture[..., result.mask], dense.picture[..., result.mask])
+    # Alone, a row's answer is rounded in another way than beside another one.
+    assert torch.allclose(result.picture[..., result.mask], dense.picture[..., result.mask], atol=0 if keep else 1e-4)
     unet = stage_entries(Counter(), editor, Done(recorded.request, recorded, result, None))["unet"]
     assert (unet["dense"], unet["sparse"]["calls"]) == (None, 6)
-    assert unet["sparse"]["macs"] == unet["record"]["macs"] // 2
+    # Half of the calls, and of the first, unless it is kept, half of the rows.
+    assert unet["sparse"]["macs"] == unet["record"]["macs"] * (12 if keep else 11) // 24
     assert editor.edit(prompt="a meadow with a boat", mask=rectangle(), keep=keep).way != "none"
 
 

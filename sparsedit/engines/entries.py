@@ -9,6 +9,7 @@ from typing import Any
 from sparsedit.calibration import plan_dense_steps
 from sparsedit.editor import SparseEditor
 from sparsedit.engines.costs import Counter, StageCost
+from sparsedit.inversion import unguided
 from sparsedit.masks import edit_ratio
 from sparsedit.measure.clock import Clock
 from sparsedit.measure.memory import peak_bytes
@@ -91,6 +92,7 @@ def measurements(counter: Counter, editor: SparseEditor, judge: Judge, settings:
         "dense_steps": dense_steps(settings, done),
         "dense_calls": result.dense_calls,
         "left_out_calls": result.left_out_calls,
+        "lone_calls": result.lone_calls,
         "edit_ratio": result.plan.edit_ratio,
         "control": control(done),
         "size": [request.original.shape[3], request.original.shape[2]],
@@ -130,15 +132,19 @@ def stage_entries(counter: Counter, editor: SparseEditor, done: Done) -> dict[st
         }
         # Texts have no sites: they are encoded as ever.
         sites = result.plan.stage_sites.get(stage)
-        dense_calls, left_out = (result.dense_calls, result.left_out_calls) if stage in DENOISING else (0, 0)
-        ours = counted.over(counted.calls - left_out) if left_out else counted
-        thin = ours.cost(sites, new_prompt=new_prompt, dense_calls=dense_calls)
+        ours, dense_calls, lone_calls = counted, 0, 0
+        if stage in DENOISING:
+            lone_calls, dense_calls = result.lone_calls, max(result.dense_calls - result.lone_calls, 0)
+            ours = counted.over(counted.calls - result.left_out_calls - lone_calls)
+        lone = _lone(counter, editor, request, lone_calls)
+        thin = ours.cost(sites, new_prompt=new_prompt, dense_calls=dense_calls) + lone
+        calls = ours.calls + lone_calls
         if stage in ran:
             stages[stage]["sparse"] = _entry(result.clock, stage, ran[stage].cost(), ran[stage].calls)
         elif result.way in ("warm", "alongside"):
-            stages[stage]["sparse"] = _entry(result.clock, stage, thin * result.passes, ours.calls * result.passes)
+            stages[stage]["sparse"] = _entry(result.clock, stage, thin * result.passes, calls * result.passes)
         elif result.way == "dense" and result.left_out_calls:
-            stages[stage]["sparse"] = _entry(result.clock, stage, ours.cost(), ours.calls)
+            stages[stage]["sparse"] = _entry(result.clock, stage, ours.cost() + lone, calls)
         elif result.way == "cold" and stage in DENOISING:
             stages[stage]["sparse"] = _entry(result.clock, stage, recording + thin, made.calls + counted.calls)
             stages[stage]["coarse"] = _coarse(result.clock, stage, made.cost(), made.calls)
@@ -147,6 +153,14 @@ def stage_entries(counter: Counter, editor: SparseEditor, done: Done) -> dict[st
         elif result.way == "cold":
             stages[stage]["sparse"] = _entry(result.clock, stage, counted.cost(), counted.calls)
     return stages
+
+
+def _lone(counter: Counter, editor: SparseEditor, request: Request, calls: int) -> Cost:
+    """What dense calls of the UNet cost that are made without a negative prompt's rows."""
+    if not calls:
+        return Cost()
+    alone = replace(request, schedule=unguided(request.schedule))
+    return counter.stages(editor, alone)["unet"].over(calls).cost()
 
 
 def _between(done: Done, stage: str, counted: StageCost) -> Cost:

@@ -50,6 +50,11 @@ class Foretelling:
 
         return answer
 
+    def beside_first(self, second: Any) -> Any:
+        """The second row of a first call's answer, beside the first row of the original's."""
+        firsts = iter(self.original.step(0).outputs)
+        return map_tensors(second, lambda row: torch.cat([next(firsts)[:1], row]))
+
     def _next(self, number: int) -> list[Tensor]:
         """The change at a call, on the line through the last two, or as the only one."""
         if not self._changes:

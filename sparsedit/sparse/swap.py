@@ -109,10 +109,21 @@ def renewing(
 
 
 @contextmanager
-def leaving_out(model: nn.Module, foretelling: Foretelling) -> Iterator[None]:
-    """Run `model` densely as it is, but for the calls that `foretelling` answers. Raises as `record`."""
+def leaving_out(model: nn.Module, foretelling: Foretelling, *, lone: bool = False) -> Iterator[None]:
+    """Run `model` densely as it is, but for the calls that `foretelling` answers.
+
+    With `lone` the run starts where its original's did, in batches of two rows, and the first row of its first call, a
+    negative prompt's, is the original's own: that call is made of the second row alone. Raises as `record`.
+    """
     surface = Surface(model)
-    with surface.swapped(foretelling.over(lambda *args, **kwargs: surface.dense(*args, **kwargs))):
+
+    def edge(*args: Any, **kwargs: Any) -> Any:
+        if lone and foretelling.call == 1:
+            args, kwargs = RowPicker(2)(1, args, kwargs)
+            return foretelling.beside_first(surface.dense(*args, **kwargs))
+        return surface.dense(*args, **kwargs)
+
+    with surface.swapped(foretelling.over(edge)):
         yield
 
 

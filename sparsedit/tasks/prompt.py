@@ -90,16 +90,25 @@ def _scaled(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 class Switching(Way):
     """A UNet that makes the dense steps of its `shares` until `thin_from`, those on sites then, and dense ones again.
 
-    Thin steps read `caches`, the original's recording. The decoder is thin where the UNet ever was.
+    Thin steps read `caches`, the original's recording. The decoder is thin where the UNet ever was. Of `guided` calls
+    the first leaves the negative prompt's row out, where steps are left out; `lone_calls` counts it.
     """
 
     def __init__(
-        self, clock: Clock, caches: Mapping[str, Renewable], packed: PackedWeights | None, shares: Shares
+        self,
+        clock: Clock,
+        caches: Mapping[str, Renewable],
+        packed: PackedWeights | None,
+        shares: Shares,
+        *,
+        guided: bool = False,
     ) -> None:
         super().__init__(clock)
         self.caches = caches
         self.packed = packed
         self.shares = shares
+        self.guided = guided
+        self.lone_calls = 0
         self.foretelling = Foretelling(caches["unet"], shares.made) if shares.leave_out else None
         self.sites: Mapping[str, SitePyramid] | None = None
         self.unet: nn.Module | None = None
@@ -132,7 +141,8 @@ class Switching(Way):
             self.swap.close()
             self.swap.enter_context(record(self.unet, self.last, foretelling=self.foretelling))
         elif step == 0:
-            self.swap.enter_context(leaving_out(self.unet, self.foretelling))
+            self.swap.enter_context(leaving_out(self.unet, self.foretelling, lone=self.guided))
+            self.lone_calls = int(self.guided)
 
     def thin_from(self, step: int, sites: Mapping[str, SitePyramid]) -> None:
         """Compute these sites alone from step number `step` on."""
