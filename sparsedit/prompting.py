@@ -22,7 +22,8 @@ from sparsedit.plan import Edit, Plan, Request, plan_edit
 from sparsedit.results import Recorded, Result
 from sparsedit.sparse import InterpolatedCache
 from sparsedit.sparse.cache import Renewable
-from sparsedit.tasks.prompt import ALL_OVER, Guide, Keeping, Switching
+from sparsedit.tasks.prompt import ALL_OVER, Guide
+from sparsedit.tasks.switching import Keeping, Switching
 from sparsedit.tasks.word_maps import WordMaps, new_tokens
 from sparsedit.tasks.words import Shares, check_words, first_steps, spread_steps, spreads
 from sparsedit.tracing import TracedEditor

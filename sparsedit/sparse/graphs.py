@@ -24,7 +24,7 @@ from sparsedit.sparse.rows import map_tensors, tensors_of
 from sparsedit.sparse.sites import SitePyramid
 
 if TYPE_CHECKING:
-    from sparsedit.sparse.swap import Surface
+    from sparsedit.sparse.surface import Surface
 
 Capture = Callable[[Callable[[], Any], torch.device], tuple[Callable[[], None], Any]]
 """Turns a function on a device into one that runs it again, and the results that doing so fills anew."""

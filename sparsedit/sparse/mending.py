@@ -19,7 +19,7 @@ from torch import nn
 from sparsedit.errors import DamagedError
 from sparsedit.sparse.cache import ActivationCache, Remembered, Step
 from sparsedit.sparse.sites import SitePyramid, Size
-from sparsedit.sparse.swap import Surface
+from sparsedit.sparse.surface import Surface
 
 
 class Mendable(Remembered, Protocol):
