@@ -13,7 +13,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import nn
 
-from sparsedit.sparse import ActivationCache, blocks, record, renewing, sparse, swap
+from sparsedit.sparse import ActivationCache, blocks, record, renewing, sparse, surface
 from sparsedit.sparse.blocks import Residual, Transformer, find_blocks, mirrored
 from sparsedit.sparse.survey import find_leaves
 from tests.engine import edited, model_of, recorded, same_bits, sites_of, size_of
@@ -33,7 +33,7 @@ def _no_grad() -> Any:
 def module_by_module() -> Iterator[None]:
     """Contexts that are entered within know no blocks."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(swap, "find_blocks", lambda model, leaves: [])
+        patch.setattr(surface, "find_blocks", lambda model, leaves: [])
         yield
 
 
