@@ -37,7 +37,7 @@ NOWHERE = "differs nowhere from the original's; it is returned"
 class PromptEditor(TracedEditor):
     """A `TracedEditor` for task prompt: an original is recorded, edits change its words.
 
-    `mask_from` says what finds an edit's mask: dense steps "spread" over more than half of the schedule, others being
+    `mask_from` says what finds an edit's mask: dense steps "spread" over three quarters of the schedule, others being
     left out; or its first steps, by their "latents" or "attention", none being left out. If None steps are spread where
     every step was recorded and there are a few of them, else latents. `capture_steps` dense steps are made for that (as
     many as `tasks/words.py` says, if None), `last_dense` at the edit's end are dense again. Where latents differ

@@ -71,7 +71,7 @@ class Switching(Way):
             with self.dense_stage(stage, model):
                 yield
         else:
-            with self.thin_stage(stage, model, self.caches[stage], self.sites[stage]):
+            with self.thin_stage(model, self.caches[stage], self.sites[stage]):
                 yield
 
     def arrive(self, step: int) -> None:
@@ -93,7 +93,7 @@ class Switching(Way):
         self.sites = sites
         places = [place for place in self.shares.thin if place >= step]
         cache = SomeSteps(self.surroundings(), places)
-        self.swap.enter_context(self.thin_stage("unet", self.unet, cache, sites["unet"], self.foretelling))
+        self.swap.enter_context(self.thin_stage(self.unet, cache, sites["unet"]))
 
     def surroundings(self) -> Renewable:
         """What thin steps of the UNet read: the recording, as the last dense step before the mask changed it."""
@@ -122,15 +122,12 @@ class Switching(Way):
         """Of a model that is called once."""
         return nullcontext()
 
-    def thin_stage(
-        self,
-        stage: str,
-        model: nn.Module,
-        cache: Renewable,
-        sites: SitePyramid,
-        foretelling: Foretelling | None = None,
-    ) -> AbstractContextManager[object]:
-        return sparse(model, cache, sites, packed=self.packed, foretelling=foretelling)
+    def thin_stage(self, model: nn.Module, cache: Renewable, sites: SitePyramid) -> AbstractContextManager[object]:
+        return sparse(model, cache, sites, packed=self.packed, foretelling=self.foretelling_of(model))
+
+    def foretelling_of(self, model: nn.Module) -> Foretelling | None:
+        """What answers the calls of a model that are left out, which are the UNet's."""
+        return self.foretelling if model is self.unet else None
 
 
 class Keeping(Switching):
@@ -174,15 +171,9 @@ class Keeping(Switching):
         return record(model, self.parts[-1][2], moments=self.moments)
 
     @contextmanager
-    def thin_stage(
-        self,
-        stage: str,
-        model: nn.Module,
-        cache: Renewable,
-        sites: SitePyramid,
-        foretelling: Foretelling | None = None,
-    ) -> Iterator[None]:
-        with renewing(model, cache, sites, packed=self.packed, foretelling=foretelling) as renewal:
+    def thin_stage(self, model: nn.Module, cache: Renewable, sites: SitePyramid) -> Iterator[None]:
+        told = self.foretelling_of(model)
+        with renewing(model, cache, sites, packed=self.packed, foretelling=told) as renewal:
             self.renewals.append(renewal)
             yield
 
